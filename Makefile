@@ -1,0 +1,45 @@
+# Each command sets up what it needs, in a virtual environment in this folder.
+# PYTHON picks the interpreter, VENV the folder.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.experiments ## train on real digits, with and without batch norm; two minutes
+	@$(BIN)/python -m experiments demo
+
+test: $(VENV)/.dev ## the whole suite
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/.dev ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev ## mend the style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove environments, caches and runs
+	rm -rf .venv .venv-* runs .pytest_cache .ruff_cache .hypothesis
+
+# The stamp says which extra is installed; a change of pyproject.toml installs again.
+$(VENV)/.%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "jaxbn needs Python 3.11 to 3.13; say which with PYTHON=..." >&2; exit 1; }
+	@echo "Setting up $(VENV) for '$*' (once, a minute or two)"
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV) && \
+	  uv pip install --quiet --python $(BIN)/python -e '.[$*]'; \
+	else \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'; \
+	fi
+	@touch $@

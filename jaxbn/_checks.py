@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every static check of the public functions and its message; nothing checks twice.
+
+A message names the argument in backticks, what it must be, what it is, the context and,
+where one is known, the fix. `ValueError` is for values, `TypeError` for kinds. What is
+traced is never checked: the docstrings say what happens instead.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Shaped
+
+
+def check_floating(x: Shaped[Array, "*n"], *, name: str = "x") -> None:
+    """`x` must be an array of real floating-point numbers."""
+    if not hasattr(x, "dtype"):
+        raise TypeError(
+            f"`{name}` must be an array, got {type(x).__name__}; convert it with "
+            "`jnp.asarray`."
+        )
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return
+    fix = (
+        "normalize its real and imaginary parts."
+        if jnp.issubdtype(x.dtype, jnp.complexfloating)
+        else f"convert it with `{name}.astype(jnp.float32)`."
+    )
+    raise TypeError(
+        f"`{name}` must hold real floating-point numbers, got dtype {x.dtype}; {fix}"
+    )
+
+
+def check_axis(axis: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the feature axes, non-negative and in increasing order."""
+    axes = tuple(axis) if isinstance(axis, Iterable) else (axis,)
+    for one in axes:
+        if isinstance(one, bool) or not hasattr(one, "__index__"):
+            raise TypeError(
+                f"`axis` must be an int or a sequence of ints, got {axis!r}."
+            )
+    ndim = len(shape)
+    for one in axes:
+        if not -ndim <= one < ndim:
+            raise ValueError(
+                f"`axis` must be in [-{ndim}, {ndim}), got {one} for `x` of shape "
+                f"{shape}."
+            )
+    canonical = sorted({operator.index(one) % ndim for one in axes})
+    if not canonical or len(canonical) != len(axes):
+        raise ValueError(
+            f"`axis` must name each feature axis once and at least one, got {axis} for "
+            f"`x` of shape {shape}."
+        )
+    return tuple(canonical)
+
+
+def check_features(
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    **vectors: Shaped[Array, "..."] | None,
+) -> None:
+    """Each vector, given by its name, must have one value per feature."""
+    expected = tuple(shape[a] for a in axes)
+    for name, vector in vectors.items():
+        if vector is None:
+            continue
+        check_floating(vector, name=name)
+        if vector.shape != expected:
+            raise ValueError(
+                f"`{name}` must have shape {expected}, the size of the feature axes "
+                f"{axes} of `x`, got {vector.shape} for `x` of shape {shape}."
+            )
+
+
+def check_mask(
+    mask: Shaped[Array, "..."], shape: tuple[int, ...], axes: tuple[int, ...]
+) -> None:
+    """`mask` must say, without regard to the feature, which positions count."""
+    if jnp.issubdtype(mask.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"`mask` must be bool, int or float, got dtype {mask.dtype}; 0 leaves a "
+            "position out, a float weighs it."
+        )
+    if mask.ndim > len(shape):
+        raise ValueError(
+            f"`mask` must have at most the rank of `x`, got shape {mask.shape} for `x` "
+            f"of shape {shape}."
+        )
+    for a, size in enumerate(mask.shape):
+        if size == 1:
+            continue
+        if a in axes:
+            raise ValueError(
+                f"`mask` must have size 1 along the feature axis {a} of `x`: it may "
+                f"not vary between features, got shape {mask.shape} for `x` of shape "
+                f"{shape}."
+            )
+        if size != shape[a]:
+            raise ValueError(
+                "`mask` must have the leading axes of `x`, or the rank of `x` and "
+                f"sizes that broadcast to it, got shape {mask.shape} for `x` of shape "
+                f"{shape}; axis {a} has {size} instead of {shape[a]} or 1."
+            )
+
+
+def check_residual(residual: Shaped[Array, "..."], shape: tuple[int, ...]) -> None:
+    """`residual` must look like `x`."""
+    check_floating(residual, name="residual")
+    if residual.shape != shape:
+        raise ValueError(
+            f"`residual` must have the shape of `x`, {shape}, got {residual.shape}."
+        )
+
+
+def check_activation(activation: Callable[[Array], Array] | None) -> None:
+    """`activation` must be callable."""
+    if activation is not None and not callable(activation):
+        raise TypeError(
+            "`activation` must be a function such as `jax.nn.relu`, got "
+            f"{activation!r}."
+        )
+
+
+def check_dtype(dtype: DTypeLike | None) -> np.dtype | None:
+    """Returns the output dtype, or None where the input decides."""
+    if dtype is None:
+        return None
+    result = jnp.dtype(dtype)
+    if not jnp.issubdtype(result, jnp.floating):
+        raise TypeError(
+            f"`dtype` must be a real floating-point dtype or None, got {result}."
+        )
+    return result
+
+
+def check_epsilon(epsilon: float) -> float:
+    """Returns `epsilon`, a finite number that is not negative."""
+    if isinstance(epsilon, bool) or not isinstance(
+        epsilon, float | int | np.floating | np.integer
+    ):
+        raise TypeError(f"`epsilon` must be a Python number, got {epsilon!r}.")
+    if not (0 <= epsilon < math.inf):
+        raise ValueError(f"`epsilon` must be finite and at least 0, got {epsilon}.")
+    return float(epsilon)
+
+
+def check_momentum(momentum: object) -> None:
+    """`momentum` must be in [0, 1), None, or traced."""
+    if momentum is None or isinstance(momentum, Array):
+        return
+    if isinstance(momentum, bool) or not isinstance(
+        momentum, float | int | np.floating | np.integer
+    ):
+        raise TypeError(f"`momentum` must be a number or None, got {momentum!r}.")
+    if not 0 <= momentum < 1:
+        raise ValueError(
+            f"`momentum` must be in [0, 1), got {momentum}; it weighs the old value, "
+            "PyTorch's is 1 minus this."
+        )
+
+
+def check_num_features(num_features: int | Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape of the statistics."""
+    sizes = (
+        tuple(num_features) if isinstance(num_features, Iterable) else (num_features,)
+    )
+    for size in sizes:
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            raise TypeError(
+                "`num_features` must be an int or a sequence of ints, got "
+                f"{num_features!r}."
+            )
+        if size < 0:
+            raise ValueError(f"`num_features` must be at least 0, got {num_features}.")
+    return tuple(operator.index(size) for size in sizes)
+
+
+def check_same_features(
+    stats_shape: tuple[int, ...], moments_shape: tuple[int, ...]
+) -> None:
+    """`moments` must be of the features that `stats` are of."""
+    if stats_shape != moments_shape:
+        raise ValueError(
+            f"`moments` must have the shape of `stats`, {stats_shape}, got "
+            f"{moments_shape}; merge stacked moments with `merge_moments` first."
+        )
+
+
+def check_stacked_axis(axis: int, count_shape: tuple[int, ...]) -> int:
+    """Returns the stacked axis of `moments`, non-negative."""
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(f"`axis` must be an int, got {axis!r}.")
+    ndim = len(count_shape)
+    if not -ndim <= axis < ndim:
+        raise ValueError(
+            f"`axis` must be one of the {ndim} stacked axes of `moments`, those of its "
+            f"count of shape {count_shape}, got {axis}."
+        )
+    return operator.index(axis) % ndim
+
+
+def check_enough_values(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    """A batch must have more than one value per feature, or none."""
+    if math.prod(size for a, size in enumerate(shape) if a not in axes) == 1:
+        raise ValueError(
+            f"`x` must have more than one value per feature in training, got shape "
+            f"{shape} with `axis` {axes}: the variance of one value is 0, so that the "
+            "output would be `bias` whatever `x` is. Use a larger batch, or the "
+            "running averages."
+        )
+
+
+def check_affine(
+    shape: tuple[int, ...],
+    epsilon: float,
+    residual: Shaped[Array, "..."] | None,
+    activation: Callable[[Array], Array] | None,
+) -> float:
+    """Checks the arguments of the affine map that are not feature vectors."""
+    if residual is not None:
+        check_residual(residual, shape)
+    check_activation(activation)
+    return check_epsilon(epsilon)

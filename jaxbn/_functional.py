@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch norm in training as a pure function: check, lift, compute."""
+
+from collections.abc import Sequence
+
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Shaped
+
+from jaxbn._checks import check_affine, check_dtype, check_enough_values
+from jaxbn._derivative import Setting, normalize_by_batch
+from jaxbn._lift import compute_dtype, lift_input, lift_mask, lift_vector
+from jaxbn._normalize import Activation
+from jaxbn._types import Moments
+
+
+def batch_norm(
+    x: Float[Array, "*n"],
+    scale: Float[Array, "*c"] | None = None,
+    bias: Float[Array, "*c"] | None = None,
+    *,
+    axis: int | Sequence[int] = -1,
+    epsilon: float = 1e-5,
+    mask: Shaped[Array, "..."] | None = None,
+    residual: Float[Array, "*n"] | None = None,
+    activation: Activation | None = None,
+    dtype: DTypeLike | None = None,
+) -> tuple[Float[Array, "*n"], Moments]:
+    r"""Normalizes a batch by its own statistics: batch norm in training.
+
+    $$\mu = \frac1W \sum_i w_i x_i, \qquad v = \frac1W \sum_i w_i (x_i - \mu)^2, \qquad
+      y_i = a\left(\gamma\,\frac{x_i - \mu}{\sqrt{v + \epsilon}} + \beta + r_i\right)$$
+
+    per feature, with weights $w_i$ of sum W (1 without a mask), scale $\gamma$, bias
+    $\beta$, residual $r$ and activation $a$. Numerics:
+
+    - sums and map in float32, in float64 when `x` is; the output is rounded once;
+    - the variance is biased, and right at any mean (see `compute_moments`); the mean is
+      subtracted with twice the precision of its dtype, so that output and gradients are
+      right where the mean is large, too;
+    - reverse mode keeps `x` in its own dtype, a few feature vectors and, with an
+      activation on a residual, the output or the residual; forward mode and higher
+      derivatives work as well;
+    - where nothing counts, the output is 0 and so are all gradients.
+
+    Under `jit` with `x` sharded over a mesh, the statistics are of the whole array.
+
+    Args:
+        x: the input, any shape, real floating point.
+        scale: of shape `(*c)`, the sizes of the feature axes, or None for 1.
+        bias: of the same shape, or None for 0.
+        axis: the feature axis or axes; all others are reduced.
+        epsilon: added to the variance, finite and at least 0.
+        mask: which positions count, as in `compute_moments`. At a position of weight 0
+            the output is 0, every gradient is 0, and what stands there, NaN and inf
+            included, reaches nothing. No gradient flows to the weights.
+        residual: added before the activation, of the shape of `x`.
+        activation: an element-wise function of its argument alone; for `jax.nn.relu`
+            the backward pass stores no mask.
+        dtype: of the output; None for that of `x`.
+
+    Returns:
+        The output, of the shape of `x`, and the batch's `Moments`, differentiable too.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: `axis` or `epsilon` is out of range, a shape does not fit `x`, or
+            `x` has one value per feature.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxbn
+        >>> x = jnp.array([[1.0, 0.0], [3.0, 4.0], [jnp.nan, 0.0]])
+        >>> keep = jnp.array([True, True, False])
+        >>> y, moments = jaxbn.batch_norm(x, epsilon=0.0, mask=keep)
+        >>> y.tolist()
+        [[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]]
+        >>> moments.var.tolist()
+        [1.0, 4.0]
+
+    References:
+        Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 1 and its
+        gradient in section 3.
+    """
+    x, layout = lift_input(x, axis, scale=scale, bias=bias)
+    epsilon = check_affine(x.shape, epsilon, residual, activation)
+    check_enough_values(layout.shape, layout.feature_axes)
+    setting = Setting(layout, epsilon, activation, check_dtype(dtype) or x.dtype)
+    working = compute_dtype(x)
+    return normalize_by_batch(
+        setting,
+        x,
+        lift_mask(mask, layout, working),
+        lift_vector(scale, working),
+        lift_vector(bias, working),
+        residual,
+    )

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running statistics that inference uses: how they start and how they move."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxbn._checks import (
+    check_dtype,
+    check_momentum,
+    check_num_features,
+    check_same_features,
+)
+from jaxbn._types import Moments, RunningStats
+
+
+def init_running_stats(
+    num_features: int | Sequence[int], *, dtype: DTypeLike = jnp.float32
+) -> RunningStats:
+    """Returns mean 0, variance 1, count 0: with these, inference changes nothing.
+
+    Args:
+        num_features: the number of features, or the sizes of several feature axes.
+        dtype: of the statistics; keep float32, since half precision stops moving when
+            an update is under half a unit in the last place.
+
+    Returns:
+        RunningStats of shape `(num_features,)`.
+
+    Raises:
+        TypeError: `num_features` holds what is not an int, or `dtype` is not real
+            floating point.
+        ValueError: `num_features` is negative.
+
+    Example:
+        >>> import jaxbn
+        >>> jaxbn.init_running_stats(2)
+        RunningStats(mean=Array([0., 0.], dtype=float32), \
+var=Array([1., 1.], dtype=float32), count=Array(0., dtype=float32))
+
+    References:
+        `flax.linen.BatchNorm` starts so; PyTorch's too.
+    """
+    shape = check_num_features(num_features)
+    check_dtype(dtype)
+    return RunningStats(
+        jnp.zeros(shape, dtype), jnp.ones(shape, dtype), jnp.zeros((), dtype)
+    )
+
+
+def update_running_stats(
+    stats: RunningStats,
+    moments: Moments,
+    *,
+    momentum: float | Float[Array, ""] | None = 0.99,
+    unbiased: bool = False,
+) -> RunningStats:
+    r"""Moves the running statistics towards one batch's moments.
+
+    `new = momentum * old + (1 - momentum) * batch`, for mean and variance. PyTorch's
+    `momentum` is 1 minus this one. With `momentum=None` they are the plain average of
+    all updates so far: `new = old + (batch - old) / (count + 1)`. Numerics:
+
+    - the arithmetic and the result are in the dtype of `stats`, whatever `moments` are
+      in, so that `stats` can be the carry of `lax.scan`;
+    - a batch in which nothing counts (count 0) leaves them as they are, and so does,
+      feature by feature, one whose moments are not finite: NaN is never stored.
+
+    Args:
+        stats: the statistics so far, `mean` and `var` of shape `(*c)`.
+        moments: this batch's, of the same shape; no gradient flows through them.
+        momentum: the weight of the old value, in [0, 1), or None for the plain average;
+            may be traced.
+        unbiased: store the variance times count / (count - 1) (Bessel's correction, as
+            PyTorch does; not applied at a count of 1 or less).
+
+    Returns:
+        The new statistics, of the same shapes and dtypes; `count` is one more, or as it
+        was where nothing counted.
+
+    Raises:
+        TypeError: `momentum` is not a number.
+        ValueError: `momentum` is outside [0, 1), or the shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxbn
+        >>> stats = jaxbn.init_running_stats(1)
+        >>> moments = jaxbn.compute_moments(jnp.array([[4.0], [8.0]]))
+        >>> new = jaxbn.update_running_stats(stats, moments, momentum=0.5)
+        >>> new.mean.item(), new.var.item()
+        (3.0, 2.5)
+
+    References:
+        Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 3.1.
+    """
+    check_momentum(momentum)
+    check_same_features(stats.mean.shape, moments.mean.shape)
+    dtype = stats.mean.dtype
+    mean, var, count = (lax.stop_gradient(m) for m in moments)
+    if unbiased:
+        var = var * jnp.where(count > 1, count / jnp.where(count > 1, count - 1, 1), 1)
+    if momentum is None:
+        momentum = stats.count / (stats.count + 1)
+    # A Python number stays one: 1 - 0.99 is closer to 0.01 there than in float32.
+    keep = momentum.astype(dtype) if isinstance(momentum, Array) else float(momentum)
+    usable = (count > 0) & jnp.isfinite(mean) & jnp.isfinite(var)
+
+    def move(old, new):
+        moved = keep * old + (1 - keep) * new.astype(dtype)
+        return jnp.where(usable, moved, old)
+
+    return RunningStats(
+        move(stats.mean, mean),
+        move(stats.var, var),
+        stats.count + (count > 0).astype(stats.count.dtype),
+    )

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A strict environment for every test.
+
+jaxbn must not be imported here at the top: jaxtyping's hook has to see it first.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Lean BLAS and XLA threads: the workers of pytest-xdist share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import hypothesis
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+from tests.cases import CASES
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compilation dwarfs any deadline; every run draws the same cases.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci")
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """A generator seeded by the name of the test."""
+    return np.random.default_rng(list(request.node.name.encode()))
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest):
+    """Each of the common cases, in double precision where it asks for it."""
+    with jax.enable_x64(request.param.dtype == "float64"):
+        yield request.param
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def without_type_checker():
+    """Users run without jaxtyping's hook, which would answer before our checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch norm in NumPy float64, forward and backward, written from the formulas.
+
+Plain two-pass sums over exactly the values that count, in a matrix of values by
+features. Beside each sum stands the sum of the absolute values of its terms, from which
+the tests take their tolerances.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+# The function, its slope, and the size of the terms that make up the slope.
+ACTIVATIONS = {
+    None: (lambda z: z, np.ones_like, np.ones_like),
+    "relu": (
+        lambda z: np.maximum(z, 0),
+        lambda z: 1.0 * (z > 0),
+        lambda z: 1.0 * (z > 0),
+    ),
+    "tanh": (np.tanh, lambda z: 1 - np.tanh(z) ** 2, lambda z: 1 + np.tanh(z) ** 2),
+}
+
+
+class Forward(NamedTuple):
+    """The output, of the shape of x, and the moments."""
+
+    y: np.ndarray
+    mean: np.ndarray
+    var: np.ndarray
+    count: float
+
+
+class Gradients(NamedTuple):
+    """With respect to each input; or the sizes of the terms that were added up."""
+
+    x: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+    residual: np.ndarray
+
+
+class Matrix(NamedTuple):
+    """How x becomes a matrix of values by features, and back."""
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def fold(self, x):
+        x = np.moveaxis(x, self.axes, range(-len(self.axes), 0))
+        rows = int(np.prod(x.shape[: x.ndim - len(self.axes)]))
+        return x.reshape(rows, int(np.prod(self.features)))
+
+    def unfold(self, rows):
+        kept = [s for a, s in enumerate(self.shape) if a not in self.axes]
+        x = rows.reshape(*kept, *self.features)
+        return np.moveaxis(x, range(-len(self.axes), 0), self.axes)
+
+    @property
+    def features(self):
+        return tuple(self.shape[a] for a in self.axes)
+
+
+def matrix(shape, axis):
+    axes = (axis,) if isinstance(axis, int) else axis
+    return Matrix(tuple(shape), tuple(sorted(a % len(shape) for a in axes)))
+
+
+class BatchNorm:
+    """One batch norm of one batch: `forward`, then `backward`."""
+
+    def __init__(
+        self,
+        x,
+        scale=None,
+        bias=None,
+        *,
+        axis=-1,
+        epsilon=1e-5,
+        mask=None,
+        residual=None,
+        activation=None,
+    ):
+        x = np.asarray(x, np.float64)
+        self.matrix = matrix(x.shape, axis)
+        self.weights = self._weights(mask, x.shape)
+        self.counts = self.weights != 0
+        features = self.matrix.features
+        size = int(np.prod(features))
+        self.x = self._rows(x)
+        self.scale = np.ones(size) if scale is None else self._flat(scale)
+        self.bias = np.zeros(size) if bias is None else self._flat(bias)
+        self.residual = 0 if residual is None else self._rows(residual)
+        self.act, self.act_slope, self.act_size = ACTIVATIONS[activation]
+        self.count = self.weights[:, 0].sum() if size else 0.0
+        self.part = self.weights / self.count if self.count else 0 * self.weights
+        self.mean = (self.part * self.x).sum(0)
+        centered = np.where(self.counts, self.x - self.mean, 0)
+        # What the mean lost to rounding, which float64 input at a large mean can see.
+        error = (self.part * centered).sum(0)
+        self.centered = np.where(self.counts, centered - error, 0)
+        self.var = (self.part * self.centered**2).sum(0)
+        with np.errstate(divide="ignore"):
+            self.rho = np.where(self.var + epsilon > 0, (self.var + epsilon) ** -0.5, 0)
+        self.z = self.scale * self.rho * self.centered + self.bias + self.residual
+
+    def _flat(self, vector):
+        return np.asarray(vector, np.float64).reshape(-1)
+
+    def _rows(self, x):
+        return np.where(self.counts, self.matrix.fold(np.asarray(x, np.float64)), 0)
+
+    def _weights(self, mask, shape):
+        mask = np.ones(()) if mask is None else np.asarray(mask)
+        if not np.issubdtype(mask.dtype, np.floating):
+            mask = mask != 0
+        mask = mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim))
+        return self.matrix.fold(np.broadcast_to(mask.astype(np.float64), shape))
+
+    def forward(self):
+        y = np.where(self.counts, self.act(self.z), 0)
+        back = self.matrix.features
+        return Forward(
+            self.matrix.unfold(y),
+            self.mean.reshape(back),
+            self.var.reshape(back),
+            self.count,
+        )
+
+    def output_sizes(self):
+        """The sizes of the terms of z: the mean is right to a part of the deviation."""
+        spread = np.abs(self.centered) + np.sqrt(self.var)
+        sizes = np.abs(self.scale) * self.rho * spread + np.abs(self.bias)
+        return self.matrix.unfold(sizes + np.abs(self.residual))
+
+    def backward(self, dy, dmean=0.0, dvar=0.0):
+        """Returns the gradients and the sizes of their terms."""
+        g = self._rows(dy) * self.act_slope(self.z)
+        dmean, dvar = (np.ravel(np.asarray(d, np.float64)) for d in (dmean, dvar))
+        gain = self.scale * self.rho
+        pull_mean = dmean - gain * g.sum(0)
+        pull_var = dvar - 0.5 * gain * self.rho**2 * (g * self.centered).sum(0)
+        dx = gain * g + self.part * (pull_mean + 2 * self.centered * pull_var)
+        size_g = np.abs(self._rows(dy)) * self.act_size(self.z)
+        size_mean = np.abs(dmean) + np.abs(gain) * size_g.sum(0)
+        size_sum = (size_g * np.abs(self.centered)).sum(0)
+        size_var = np.abs(dvar) + 0.5 * np.abs(gain) * self.rho**2 * size_sum
+        size_dx = np.abs(gain) * size_g + self.part * (
+            size_mean + 2 * np.abs(self.centered) * size_var
+        )
+        gradients = (dx, self.rho * (g * self.centered).sum(0), g.sum(0), g)
+        sizes = (size_dx, self.rho * size_sum, size_g.sum(0), size_g)
+        return self._shaped(gradients), self._shaped(sizes)
+
+    def _shaped(self, rows):
+        dx, dscale, dbias, dresidual = rows
+        back = self.matrix.features
+        return Gradients(
+            self.matrix.unfold(dx),
+            dscale.reshape(back),
+            dbias.reshape(back),
+            self.matrix.unfold(dresidual),
+        )
+
+
+def numerical_dx(x, loss, step=1e-5):
+    """The gradient of `loss(x)` by central differences, to check the oracle itself."""
+    x = np.asarray(x, np.float64)
+    dx = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        up, down = x.copy(), x.copy()
+        up[index] += step
+        down[index] -= step
+        dx[index] = (loss(up) - loss(down)) / (2 * step)
+    return dx

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree is the architecture: ranks, lengths, tests, public names."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxbn
+import jaxbn.linen
+
+ROOT = Path(__file__).parent.parent
+RANKS = {
+    "_types": 0,
+    "_checks": 1,
+    "_lift": 2,
+    "_statistics": 3,
+    "_running_stats": 3,
+    "_normalize": 3,
+    "_moments": 4,
+    "_derivative": 4,
+    "_functional": 5,
+    "linen": 6,
+    "__init__": 7,
+}
+SOURCES = sorted(
+    p
+    for folder in ("jaxbn", "experiments", "configs", "tests")
+    for p in (ROOT / folder).rglob("*.py")
+)
+by_source = pytest.mark.parametrize(
+    "path", SOURCES, ids=lambda p: str(p.relative_to(ROOT))
+)
+PUBLIC = [
+    *(v for k, v in vars(jaxbn).items() if k[0] != "_" and callable(v)),
+    jaxbn.linen.BatchNorm,
+]
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names of the modules that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "jaxbn").glob("*.py")), ids=lambda p: p.stem
+)
+def test_imports_lower_ranks_only(path):
+    rank = RANKS[path.stem]
+    for name in imports(path):
+        if name.startswith("jaxbn."):
+            assert RANKS[name.removeprefix("jaxbn.")] < rank, name
+        assert name.split(".")[0] not in ("experiments", "configs", "tests")
+        assert not name.startswith("flax") or path.stem in ("linen", "nnx")
+
+
+@by_source
+def test_who_imports_whom(path):
+    folder = path.relative_to(ROOT).parts[0]
+    for name in imports(path):
+        parts = name.split(".")
+        if folder == "configs":
+            assert parts[0] != "experiments" or name == "experiments.config"
+        if folder in ("configs", "experiments"):
+            assert parts[0] != "tests"
+            assert not (parts[0] == "jaxbn" and parts[-1].startswith("_")), name
+
+
+@by_source
+def test_is_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 250 or path.name == "error_texts.py"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert code_lines(node) <= 40, node.name
+
+
+def code_lines(function: ast.FunctionDef) -> int:
+    """Lines of statements, without signature and docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def test_every_module_has_its_test():
+    tests = {p.stem for p in (ROOT / "tests").glob("test_*.py")}
+    # Without functions to call; or said in full by what users call.
+    without = {"__init__", "_types", "_lift"}
+    for module in set(RANKS) - without:
+        assert f"test_{module.lstrip('_')}" in tests
+
+
+def test_import_needs_no_flax():
+    code = "import sys, jaxbn; sys.exit('flax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("public", PUBLIC, ids=lambda p: p.__name__)
+def test_public_names_are_documented(public):
+    text = inspect.getdoc(public) or ""
+    sections = {"Example:", "References:"}
+    if inspect.isfunction(public):
+        sections |= {"Args:", "Returns:", "Raises:"}
+    if issubclass(type(public), type) and issubclass(public, tuple):
+        sections = {"Attributes:"}
+    assert all(s in text for s in sections), sections
+    if "momentum" in inspect.signature(public).parameters:
+        assert "momentum * old + (1 - momentum) * batch" in text
+        assert "PyTorch" in text
+
+
+@pytest.mark.parametrize(
+    "public", [p for p in PUBLIC if inspect.isfunction(p)], ids=lambda p: p.__name__
+)
+def test_arrays_are_positional_and_all_else_is_keyword_only(public):
+    for name, parameter in inspect.signature(public).parameters.items():
+        assert parameter.kind in (
+            parameter.KEYWORD_ONLY,
+            parameter.POSITIONAL_OR_KEYWORD,
+        )
+        if parameter.kind == parameter.POSITIONAL_OR_KEYWORD:
+            array = ("x", "mean", "var", "scale", "bias")
+            assert name in (*array, "stats", "moments", "num_features")
