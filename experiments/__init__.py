@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The laboratory: config-driven experiments, `python -m experiments --help`."""

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handwritten digits, a convolution of 32 channels with batch norm.
+
+    python -m experiments train configs/digits_conv.py
+
+The convolutional network of the introductions; `--norm.kind none` trains it without.
+
+Cost: 2 s of training on 2 CPU cores, 6 s in all.
+Expected: 97.87 % of the held-out digits right (sd 0.16 over seeds 0 to 2; `make demo`).
+"""
+
+from experiments.config import ExperimentConfig, ModelConfig
+
+
+def get_config() -> ExperimentConfig:
+    """Returns the experiment."""
+    return ExperimentConfig(name="digits_conv", model=ModelConfig(name="conv"))

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handwritten digits, a dense network of 128 and 64 units with batch norm.
+
+    python -m experiments train configs/digits_dense.py
+
+The network of the introductions to batch norm; `--norm.kind none` trains it without.
+
+Cost: under 1 s of training on 2 CPU cores, 5 s in all.
+Expected: 97.96 % of the held-out digits right (sd 0.64 over seeds 0 to 2; `make demo`).
+"""
+
+from experiments.config import ExperimentConfig, ModelConfig
+
+
+def get_config() -> ExperimentConfig:
+    """Returns the experiment."""
+    return ExperimentConfig(name="digits_dense", model=ModelConfig(name="dense"))

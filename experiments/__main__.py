@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `python -m experiments COMMAND ...`."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from experiments.config import ExperimentConfig
+from experiments.errors import UserError
+from experiments.loading import available, load
+
+HELP = """\
+usage: python -m experiments COMMAND ...
+
+  train CONFIG [--workdir DIR] [--overwrite] [--FIELD.SUBFIELD VALUE ...]
+      Trains what a config file says. Any field can be changed on the command line;
+      `train CONFIG --help` lists them all with their defaults.
+  demo [--workdir DIR]
+      Trains two networks on handwritten digits with and without batch norm, prints a
+      table and writes a report.
+
+examples:
+  python -m experiments train configs/digits_dense.py
+  python -m experiments train configs/digits_conv.py --norm.kind none --seed 1
+  python -m experiments train configs/digits_dense.py --optimizer.learning-rate 0.01
+
+configs:
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """Trains what a config file says, with these fields changed."""
+
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    workdir: Path | None = None
+    """The run's folder; runs/NAME unless given."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace a run that the folder holds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoArguments:
+    """Trains two networks on handwritten digits, with and without batch norm."""
+
+    workdir: Path = Path("runs/demo")
+    """The folder of the report and of the runs' folders; runs of an earlier demo in it
+    are replaced."""
+
+
+def help_text() -> str:
+    """Returns the help, with the configs there are."""
+    lines = [f"  {path}: {line}" for path, line in available()]
+    return HELP + "\n".join(lines or ["  (none in configs/)"])
+
+
+def train_command(arguments: Sequence[str], console: Console) -> None:
+    """`train CONFIG ...`."""
+    if not arguments or arguments[0].startswith("-"):
+        if set(arguments) & {"-h", "--help"}:
+            console.print(help_text(), markup=False, highlight=False, soft_wrap=True)
+            return
+        raise UserError("`train` takes a config file first; see --help.")
+    path, *rest = arguments
+    default = TrainArguments(config=load(Path(path)))
+    chosen = tyro.cli(
+        TrainArguments,
+        prog=f"python -m experiments train {path}",
+        default=default,
+        args=rest,
+    )
+    # Imported late: --help and every error above should not wait for JAX.
+    from experiments.train_command import run
+
+    workdir = chosen.workdir or Path("runs") / chosen.config.name
+    command = f"python -m experiments train {' '.join(arguments)}"
+    run(console, chosen.config, workdir, overwrite=chosen.overwrite, command=command)
+
+
+def demo_command(arguments: Sequence[str], console: Console) -> None:
+    """`demo ...`."""
+    chosen = tyro.cli(DemoArguments, prog="python -m experiments demo", args=arguments)
+    from experiments.demo import demo
+
+    try:
+        demo(console, chosen.workdir)
+    except KeyboardInterrupt:
+        console.print(
+            f"Interrupted. The runs that began are in {chosen.workdir}, each with its "
+            "config.json and metrics.jsonl; the next demo starts anew.",
+            soft_wrap=True,
+        )
+        raise
+
+
+COMMANDS = {"train": train_command, "demo": demo_command}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a command and returns the exit status."""
+    console = Console()
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            console.print(help_text(), markup=False, highlight=False, soft_wrap=True)
+            return 0
+        name, *rest = arguments
+        if name not in COMMANDS:
+            raise UserError(
+                f"there is no command `{name}`; there are: {', '.join(COMMANDS)}. See "
+                "--help."
+            )
+        COMMANDS[name](rest, console)
+    except KeyboardInterrupt:
+        return 130
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

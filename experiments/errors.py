@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The error that is shown to the user as one line."""
+
+
+class UserError(Exception):
+    """What the user can mend: shown without a traceback, exit status 2."""

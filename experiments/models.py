@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks. A norm reaches them as a constructor, so that one line swaps it."""
+
+import functools
+from collections.abc import Callable
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from experiments.config import ModelConfig, NormConfig
+from jaxbn.linen import BatchNorm
+
+NormConstructor = Callable[..., nn.Module]
+"""Takes `use_running_average` and returns a module."""
+
+
+class NoNorm(nn.Module):
+    """Leaves its input as it is."""
+
+    use_running_average: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Returns `x`."""
+        return x
+
+
+def make_norm(config: NormConfig) -> NormConstructor:
+    """Returns the constructor of the norm that the config names."""
+    if config.kind == "none":
+        return NoNorm
+    return functools.partial(
+        BatchNorm, momentum=config.momentum, epsilon=config.epsilon
+    )
+
+
+class Dense(nn.Module):
+    """Two hidden layers, each followed by norm and ReLU."""
+
+    norm: NormConstructor
+    num_classes: int
+    hidden: tuple[int, ...] = (128, 64)
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool
+    ) -> Float[Array, "b k"]:
+        """Returns the logits."""
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden:
+            x = nn.Dense(width)(x)
+            x = nn.relu(self.norm(use_running_average=not train)(x))
+        return nn.Dense(self.num_classes)(x)
+
+
+class Conv(nn.Module):
+    """One convolution of 3x3, norm, ReLU, and a linear layer."""
+
+    norm: NormConstructor
+    num_classes: int
+    channels: int = 32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool
+    ) -> Float[Array, "b k"]:
+        """Returns the logits."""
+        x = nn.Conv(self.channels, (3, 3))(x)
+        x = nn.relu(self.norm(use_running_average=not train)(x))
+        return nn.Dense(self.num_classes)(x.reshape(x.shape[0], -1))
+
+
+@functools.cache  # the same object again, so that nothing is compiled again
+def make_model(model: ModelConfig, norm: NormConfig, num_classes: int) -> nn.Module:
+    """Returns the network that the config names."""
+    network = {"dense": Dense, "conv": Conv}[model.name]
+    return network(norm=make_norm(norm), num_classes=num_classes)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ranges of the config's fields, and that every config file loads."""
+
+import dataclasses
+
+import pytest
+
+from experiments.config import (
+    DataConfig,
+    ExperimentConfig,
+    NormConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from experiments.loading import available, load
+
+ERRORS = [
+    (lambda: DataConfig(batch_size=1), "`data.batch_size` must be >= 2, got 1."),
+    (lambda: NormConfig(momentum=1.0), "`norm.momentum` must be in [0, 1), got 1.0."),
+    (lambda: NormConfig(epsilon=0.0), "`norm.epsilon` must be > 0, got 0.0."),
+    (
+        lambda: OptimizerConfig(learning_rate=float("nan")),
+        "`optimizer.learning_rate` must be > 0, got nan.",
+    ),
+    (lambda: TrainConfig(num_steps=0), "`train.num_steps` must be >= 1, got 0."),
+    (lambda: TrainConfig(eval_every=0), "`train.eval_every` must be >= 1, got 0."),
+    (
+        lambda: ExperimentConfig(name="a/b"),
+        "`name` must be a plain folder name, got 'a/b'.",
+    ),
+    (
+        lambda: ExperimentConfig(name="a", seed=-1),
+        "`seed` must be in [0, 2**32), got -1.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "text"), ERRORS, ids=[text for _, text in ERRORS])
+def test_range(call, text):
+    with pytest.raises(ValueError) as raised:
+        call()
+    assert str(raised.value) == text
+
+
+@pytest.mark.parametrize("path", [p for p, _ in available()], ids=lambda p: p.stem)
+def test_config_file(path):
+    config = load(path)
+    assert config.name == path.stem
+    text = path.read_text()
+    for said in (f"python -m experiments train {path}", "Cost:", "Expected:"):
+        assert said in text
+    assert "TODO" not in text
+
+
+def test_there_are_configs():
+    assert {"digits_dense", "digits_conv"} <= {p.stem for p, _ in available()}
+
+
+def test_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ExperimentConfig(name="a").seed = 2  # type: ignore[misc]

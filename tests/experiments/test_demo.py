@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo, whole but short."""
+
+import dataclasses
+import io
+
+import jax
+import pytest
+from rich.console import Console
+
+import experiments.demo
+from experiments.demo import Outcome, demo, make_table
+from experiments.metrics import Record, read_metrics
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it():
+    """Flax and optax rely on implicit promotion."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def test_trains_writes_and_can_be_run_again(tmp_path, monkeypatch):
+    original = experiments.demo.load
+
+    def short(path):
+        config = original(path)
+        loop = dataclasses.replace(config.train, num_steps=20)
+        return dataclasses.replace(config, train=loop)
+
+    monkeypatch.setattr(experiments.demo, "load", short)
+    monkeypatch.setattr(experiments.demo, "SEEDS", (0,))
+    for _ in range(2):
+        out = io.StringIO()
+        demo(Console(file=out, width=100), tmp_path)
+        assert f"Report: {tmp_path / 'report.html'}" in out.getvalue()
+        assert out.getvalue().count("with batch norm │") == 2
+    folders = sorted(p.name for p in tmp_path.iterdir() if p.is_dir())
+    assert folders == [
+        f"digits_{network}_{norm}_seed0"
+        for network in ("conv", "dense")
+        for norm in ("batch", "none")
+    ]
+    for name in folders:
+        records = read_metrics(tmp_path / name / "metrics.jsonl")
+        assert [r.step for r in records] == [10, 20]
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert page.count("<svg") == 2
+    for network in ("dense", "convolutional"):
+        assert (tmp_path / f"{network}.svg").read_text("utf-8") in page
+
+
+def test_table():
+    def run(final, reached):
+        return [
+            Record(10, loss=1.0, accuracy=0.5, ms_per_step=2.0, test_accuracy=0.5),
+            Record(reached, test_accuracy=0.95),
+            Record(60, test_accuracy=final, ms_per_step=4.0),
+        ]
+
+    outcomes = [
+        Outcome("dense", "with batch norm", [run(0.98, 20), run(0.96, 40)]),
+        Outcome("dense", "without", [run(0.9, 20), [Record(60, ms_per_step=1.0,
+                                                           test_accuracy=0.9)]]),
+    ]  # fmt: skip
+    assert make_table(outcomes).rows == [
+        ["dense", "with batch norm", "97.00 % ± 1.41", "30", "3.00"],
+        ["dense", "without", "90.00 % ± 0.00", "not by all", "2.00"],
+    ]

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line, as real processes where it matters."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.__main__ import main
+from experiments.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "experiments"]
+
+
+def run(*arguments, **options):
+    """Runs the command line in a process of its own."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
+
+
+def one_line_error(result):
+    assert result.returncode == 2, result
+    assert "Traceback" not in result.stderr + result.stdout
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def test_train_with_an_override(tmp_path):
+    folder = tmp_path / "run"
+    result = run(
+        "train", "configs/digits_dense.py", "--workdir", folder,
+        "--optimizer.learning-rate", "0.05", "--train.num-steps", "40",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout  # plain lines in a pipe
+    assert "step 40: loss" in result.stdout and "report.html" in result.stdout
+    config = json.loads((folder / "config.json").read_text())
+    assert config["optimizer"]["learning_rate"] == 0.05
+    assert read_metrics(folder / "metrics.jsonl")[-1].step == 40
+    assert "<svg" in (folder / "report.html").read_text()
+
+    again = run("train", "configs/digits_dense.py", "--workdir", folder)
+    assert one_line_error(again) == (
+        f"error: `{folder}` holds a run already; name another folder with --workdir, "
+        "or replace that run with --overwrite."
+    )
+    replaced = run(
+        "train", "configs/digits_conv.py", "--workdir", folder, "--overwrite",
+        "--train.num-steps", "5",
+    )  # fmt: skip
+    assert replaced.returncode == 0, replaced.stderr
+    assert json.loads((folder / "config.json").read_text())["name"] == "digits_conv"
+    assert read_metrics(folder / "metrics.jsonl")[-1].step == 5
+
+
+def test_help_lists_every_field():
+    result = run("train", "configs/digits_dense.py", "--help")
+    assert result.returncode == 0
+    for flag in (
+        "--workdir", "--overwrite", "--name", "--seed", "--data.name",
+        "--data.batch-size", "--model.name", "--norm.kind", "--norm.momentum",
+        "--norm.epsilon", "--optimizer.name", "--optimizer.learning-rate",
+        "--train.num-steps", "--train.eval-every", "--train.log-every",
+    ):  # fmt: skip
+        assert flag in result.stdout, flag
+
+
+def test_a_typo_gets_a_suggestion():
+    result = run("train", "configs/digits_dense.py", "--norm.momentun", "0.5")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "--norm.momentum" in result.stderr
+
+
+def test_a_value_out_of_range_is_named():
+    result = run("train", "configs/digits_dense.py", "--norm.momentum", "1.5")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "`norm.momentum` must be in [0, 1), got 1.5." in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["train"], "`train` takes a config file first; see --help."),
+        (["train", "no.py"], "config `no.py` is not a file; there are: configs/"),
+        (["trian"], "there is no command `trian`; there are: train, demo."),
+    ],
+)
+def test_mistakes(arguments, answer, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {answer}")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"]])
+def test_help_names_the_configs(arguments, capsys):
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "configs/digits_dense.py: Handwritten digits" in out
+    assert "--norm.kind none" in out
+
+
+def test_no_room_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "run"
+    line = one_line_error(run("train", "configs/digits_dense.py", "--workdir", folder))
+    assert "Not a directory" in line and str(folder) in line
+
+
+def test_interrupt_leaves_a_readable_folder(tmp_path):
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [*COMMAND, "train", "configs/digits_dense.py", "--workdir", str(folder),
+         "--train.num-steps", "1000000"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and len(read_metrics(metrics)) > 3):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in out + err
+    last = read_metrics(metrics)[-1].step
+    assert f"Interrupted after step {last}." in out
+    assert metrics.read_text().endswith("\n")
+    assert json.loads((folder / "config.json").read_text())["name"] == "digits_dense"
+
+
+def test_a_terminal_shows_live_progress(tmp_path):
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "train", "configs/digits_dense.py", "--workdir",
+         str(tmp_path / "run"), "--train.num-steps", "200"],
+        cwd=ROOT, stdout=follower, stderr=follower, env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(leader, 4096)
+        except OSError:  # how Linux says that the other side is closed
+            break
+        if not chunk:
+            break
+        seen += chunk
+    assert process.wait(30) == 0, seen
+    assert b"\x1b[" in seen and b"200/200" in seen

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks are those that the configs say."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.config import ModelConfig, NormConfig
+from experiments.models import make_model
+
+X = jnp.ones((4, 8, 8, 1))
+
+
+def shapes(name, kind):
+    model = make_model(ModelConfig(name=name), NormConfig(kind=kind), 10)
+    variables = model.init(jax.random.key(0), X, train=True)
+    kernels = {
+        k: v["kernel"].shape for k, v in variables["params"].items() if "kernel" in v
+    }
+    stats = jax.tree.map(jnp.shape, variables.get("batch_stats", {}))
+    return list(kernels.values()), [s["mean"] for s in stats.values()]
+
+
+@pytest.mark.parametrize("kind", ["batch", "none"])
+def test_dense(kind):
+    kernels, stats = shapes("dense", kind)
+    assert kernels == [(64, 128), (128, 64), (64, 10)]
+    assert stats == ([(128,), (64,)] if kind == "batch" else [])
+
+
+@pytest.mark.parametrize("kind", ["batch", "none"])
+def test_conv(kind):
+    kernels, stats = shapes("conv", kind)
+    assert kernels == [(3, 3, 1, 32), (2048, 10)]
+    assert stats == ([(32,)] if kind == "batch" else [])
+
+
+def test_the_norm_gets_its_settings():
+    config = NormConfig(momentum=0.0, epsilon=3.0)
+    model = make_model(ModelConfig(name="dense"), config, 10)
+    x = jax.random.normal(jax.random.key(1), X.shape)
+    variables = model.init(jax.random.key(0), x, train=True)
+    _, updates = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    first = jax.tree.leaves(updates["batch_stats"])[1]
+    hidden = x.reshape(4, -1) @ variables["params"]["Dense_0"]["kernel"]
+    assert jnp.allclose(first, hidden.var(0), rtol=1e-3)  # momentum 0
+    assert model.bind(variables).norm.keywords == {"momentum": 0.0, "epsilon": 3.0}
