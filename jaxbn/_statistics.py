@@ -79,15 +79,14 @@ def _count(weights: Weights, layout: Layout, dtype: np.dtype) -> Float[Array, ""
     """How many values, or how much weight, per feature."""
     if weights is None:
         return jnp.asarray(layout.num_values, dtype)
-    # A bool mask is summed in int32: float32 stops counting at 2**24.
-    total = jnp.sum(weights, dtype=jnp.int32 if weights.dtype == bool else dtype)
+    total = jnp.sum(weights, dtype=dtype)
     repeats = layout._replace(
         shape=tuple(
             size if along == 1 else 1
             for size, along in zip(layout.shape, weights.shape, strict=True)
         )
     ).num_values
-    return total.astype(dtype) * repeats
+    return total * repeats
 
 
 def _pivot(
