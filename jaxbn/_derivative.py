@@ -35,6 +35,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxbn._lift import Layout, Weights, zero_where_left_out
@@ -98,6 +99,10 @@ def _forward(setting, x, weights, scale, bias, residual):
     z = affine(centered, slope(deviation, scale), bias, residual, layout)
     y = activate(z, activation, weights, dtype)
     sign_from_output = activation is jax.nn.relu and residual is not None
+    if sign_from_output:
+        # XLA:GPU would rebuild y from all its inputs wherever it is used: 4 % of the
+        # bytes of a ResNet-50 step. XLA:TPU fuses better without the barrier.
+        y = lax.platform_dependent(y, cuda=lax.optimization_barrier, default=_same)
     saved = Saved(
         x,
         weights,
@@ -111,6 +116,10 @@ def _forward(setting, x, weights, scale, bias, residual):
         output=y if sign_from_output else None,
     )
     return (y, Moments(mean, var, count)), saved
+
+
+def _same(y):
+    return y
 
 
 @normalize_by_batch.defjvp

@@ -12,7 +12,9 @@ FREE = {"parameter", "tuple", "bitcast", "get-tuple-element", "constant"}
 # What reads a few rows of its operand.
 ROWS = {"slice", "dynamic-slice", "gather"}
 
-INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\S+) ([\w\-]+)\(([^)]*)\)(.*)")
+INSTRUCTION = re.compile(
+    r"\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(([^)]*)\)(.*)"
+)
 
 
 class Passes(NamedTuple):

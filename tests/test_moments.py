@@ -42,6 +42,12 @@ def test_gradient(case):
     cases.Tolerance.of(case, ref).check(got, gradients.x, sizes.x, what="dx")
 
 
+def test_no_gradient_reaches_the_weights():
+    x = jnp.asarray([[1.0], [2.0], [4.0]])
+    slope = jax.grad(lambda w: jaxbn.compute_moments(x, mask=w).mean.sum())
+    assert not np.any(slope(jnp.asarray([1.0, 2.0, 0.5])))
+
+
 def parts(rng, sizes, mean=0.0):
     """Shards of one array, their stacked moments, and the oracle of the whole."""
     shards = [
