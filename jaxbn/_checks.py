@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every static check of the public functions and its message; nothing checks twice.
+"""The static checks of the public functions and their messages; nothing checks twice.
+
+Those of named axes are in `_sync_checks.py`.
 
 A message names the argument in backticks, what it must be, what it is, the context and,
 where one is known, the fix. `ValueError` is for values, `TypeError` for kinds. What is
@@ -9,11 +11,21 @@ traced is never checked: the docstrings say what happens instead.
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
+from typing import TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Shaped
+
+
+def _is_int(value: object) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_floating(x: Shaped[Array, "*n"], *, name: str = "x") -> None:
@@ -38,11 +50,8 @@ def check_floating(x: Shaped[Array, "*n"], *, name: str = "x") -> None:
 def check_axis(axis: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the feature axes, non-negative and in increasing order."""
     axes = tuple(axis) if isinstance(axis, Iterable) else (axis,)
-    for one in axes:
-        if isinstance(one, bool) or not hasattr(one, "__index__"):
-            raise TypeError(
-                f"`axis` must be an int or a sequence of ints, got {axis!r}."
-            )
+    if not all(map(_is_int, axes)):
+        raise TypeError(f"`axis` must be an int or a sequence of ints, got {axis!r}.")
     ndim = len(shape)
     for one in axes:
         if not -ndim <= one < ndim:
@@ -140,9 +149,7 @@ def check_dtype(dtype: DTypeLike | None) -> np.dtype | None:
 
 def check_epsilon(epsilon: float) -> float:
     """Returns `epsilon`, a finite number that is not negative."""
-    if isinstance(epsilon, bool) or not isinstance(
-        epsilon, float | int | np.floating | np.integer
-    ):
+    if not _is_number(epsilon):
         raise TypeError(f"`epsilon` must be a Python number, got {epsilon!r}.")
     if not (0 <= epsilon < math.inf):
         raise ValueError(f"`epsilon` must be finite and at least 0, got {epsilon}.")
@@ -153,9 +160,7 @@ def check_momentum(momentum: object) -> None:
     """`momentum` must be in [0, 1), None, or traced."""
     if momentum is None or isinstance(momentum, Array):
         return
-    if isinstance(momentum, bool) or not isinstance(
-        momentum, float | int | np.floating | np.integer
-    ):
+    if not _is_number(momentum):
         raise TypeError(f"`momentum` must be a number or None, got {momentum!r}.")
     if not 0 <= momentum < 1:
         raise ValueError(
@@ -166,17 +171,14 @@ def check_momentum(momentum: object) -> None:
 
 def check_num_features(num_features: int | Sequence[int]) -> tuple[int, ...]:
     """Returns the shape of the statistics."""
-    sizes = (
-        tuple(num_features) if isinstance(num_features, Iterable) else (num_features,)
-    )
-    for size in sizes:
-        if isinstance(size, bool) or not hasattr(size, "__index__"):
-            raise TypeError(
-                "`num_features` must be an int or a sequence of ints, got "
-                f"{num_features!r}."
-            )
-        if size < 0:
-            raise ValueError(f"`num_features` must be at least 0, got {num_features}.")
+    given = num_features
+    sizes = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(map(_is_int, sizes)):
+        raise TypeError(
+            f"`num_features` must be an int or a sequence of ints, got {given!r}."
+        )
+    if min(sizes, default=0) < 0:
+        raise ValueError(f"`num_features` must be at least 0, got {given}.")
     return tuple(operator.index(size) for size in sizes)
 
 
@@ -193,7 +195,7 @@ def check_same_features(
 
 def check_stacked_axis(axis: int, count_shape: tuple[int, ...]) -> int:
     """Returns the stacked axis of `moments`, non-negative."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+    if not _is_int(axis):
         raise TypeError(f"`axis` must be an int, got {axis!r}.")
     ndim = len(count_shape)
     if not -ndim <= axis < ndim:

@@ -38,6 +38,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxbn._collectives import vary_like
 from jaxbn._lift import Layout, Weights, zero_where_left_out
 from jaxbn._normalize import (
     Activation,
@@ -150,6 +151,10 @@ def _tangent(setting, saved, x_dot, scale_dot, bias_dot, residual_dot):
     offset_dot = -gain * mean_dot
     if bias_dot is not None:
         offset_dot = offset_dot + bias_dot
+    if layout.sync is not None:
+        # Packed, so that their transpose is one collective.
+        both = vary_like(jnp.stack([slope_dot, offset_dot]), x_dot)
+        slope_dot, offset_dot = both[0], both[1]
     z_dot = affine(x_dot, gain, offset_dot, residual_dot, layout)
     z_dot = z_dot + layout.expand(slope_dot) * _centered_again(setting, saved)
     y_dot = zero_where_left_out(

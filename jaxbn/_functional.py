@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from jaxbn._checks import check_affine, check_dtype, check_enough_values
+from jaxbn._collectives import lift_sync
 from jaxbn._derivative import Setting, normalize_by_batch
 from jaxbn._lift import compute_dtype, lift_input, lift_mask, lift_vector
 from jaxbn._normalize import Activation
@@ -21,6 +22,8 @@ def batch_norm(
     axis: int | Sequence[int] = -1,
     epsilon: float = 1e-5,
     mask: Shaped[Array, "..."] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
     residual: Float[Array, "*n"] | None = None,
     activation: Activation | None = None,
     dtype: DTypeLike | None = None,
@@ -53,6 +56,12 @@ def batch_norm(
         mask: which positions count, as in `compute_moments`. At a position of weight 0
             the output is 0, every gradient is 0, and what stands there, NaN and inf
             included, reaches nothing. No gradient flows to the weights.
+        axis_name: the named axis or axes of `shard_map`, `pmap` or `vmap` over which
+            the batch is cut, as in `compute_moments`: one collective forward, one
+            backward. Gradients of `scale` and `bias` are as for any other function:
+            complete under `shard_map` (`check_vma=True`), elsewhere each shard's part,
+            where they are taken inside the map.
+        axis_index_groups: groups along `axis_name`, each a batch of its own.
         residual: added before the activation, of the shape of `x`.
         activation: an element-wise function of its argument alone; for `jax.nn.relu`
             the backward pass stores no mask.
@@ -63,8 +72,9 @@ def batch_norm(
 
     Raises:
         TypeError: an argument is of a wrong kind.
-        ValueError: `axis` or `epsilon` is out of range, a shape does not fit `x`, or
-            `x` has one value per feature.
+        ValueError: `axis` or `epsilon` is out of range, a shape does not fit `x`,
+            `axis_name` is not bound, `axis_index_groups` does not fit it, or `x` has
+            one value per feature and is not synchronised.
 
     Example:
         >>> import jax
@@ -82,9 +92,11 @@ def batch_norm(
         Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 1 and its
         gradient in section 3.
     """
-    x, layout = lift_input(x, axis, scale=scale, bias=bias)
+    sync = lift_sync(axis_name, axis_index_groups)
+    x, layout = lift_input(x, axis, sync, scale=scale, bias=bias)
     epsilon = check_affine(x.shape, epsilon, residual, activation)
-    check_enough_values(layout.shape, layout.feature_axes)
+    if sync is None:
+        check_enough_values(layout.shape, layout.feature_axes)
     setting = Setting(layout, epsilon, activation, check_dtype(dtype) or x.dtype)
     working = compute_dtype(x)
     return normalize_by_batch(

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxbn._checks import check_axis, check_features, check_floating, check_mask
+from jaxbn._collectives import Sync
 
 Weights = Bool[Array, "..."] | Float[Array, "..."] | None
 """Which positions count (bool) or how much (float): the rank of `x`, size 1 where it is
@@ -18,10 +19,11 @@ the same for a whole axis; None when all count."""
 
 
 class Layout(NamedTuple):
-    """The shape of `x` and which of its axes hold features; hashable."""
+    """The shape of `x`, its feature axes, and who shares the batch; hashable."""
 
     shape: tuple[int, ...]
     feature_axes: tuple[int, ...]
+    sync: Sync | None = None
 
     @property
     def reduced_axes(self) -> tuple[int, ...]:
@@ -48,13 +50,16 @@ class Layout(NamedTuple):
 
 
 def lift_input(
-    x: Shaped[Array, "*n"], axis: int | Sequence[int], **vectors
+    x: Shaped[Array, "*n"],
+    axis: int | Sequence[int],
+    sync: Sync | None = None,
+    **vectors,
 ) -> tuple[Float[Array, "*n"], Layout]:
     """Checks `x`, `axis` and the named feature vectors; returns `x` and its layout."""
     check_floating(x)
     axes = check_axis(axis, x.shape)
     check_features(x.shape, axes, **vectors)
-    return jnp.asarray(x), Layout(x.shape, axes)
+    return jnp.asarray(x), Layout(x.shape, axes, sync)
 
 
 def compute_dtype(x: Float[Array, "*n"]) -> np.dtype:

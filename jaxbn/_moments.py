@@ -4,12 +4,12 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Shaped
 
 from jaxbn._checks import check_stacked_axis
+from jaxbn._collectives import lift_sync
 from jaxbn._lift import compute_dtype, lift_input, lift_mask
-from jaxbn._statistics import batch_statistics, reciprocal
+from jaxbn._statistics import Statistics, batch_statistics, merge
 from jaxbn._types import Moments
 
 
@@ -18,6 +18,8 @@ def compute_moments(
     *,
     axis: int | Sequence[int] = -1,
     mask: Shaped[Array, "..."] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
 ) -> Moments:
     r"""Returns mean, variance and count of exactly the values that count.
 
@@ -45,6 +47,12 @@ def compute_moments(
             size 1 along the feature axes; or of lower rank, and then aligned with the
             leading axes of `x`, such as `(b,)` or `(b, t)`. What is at a position of
             weight 0, NaN and inf included, reaches nothing. No gradient flows to it.
+        axis_name: the named axis or axes of `shard_map`, `pmap` or `vmap` over which
+            the batch is cut; the moments are then those of all shards together, counts
+            included. One collective each way. None under `jit` alone.
+        axis_index_groups: groups of indices along `axis_name` (its names flattened, the
+            last varying fastest), each of which is a batch of its own; every index in
+            exactly one of them, their sizes may differ.
 
     Returns:
         Moments: `mean` and `var` of the shape of the feature axes, `count` a scalar.
@@ -52,7 +60,8 @@ def compute_moments(
 
     Raises:
         TypeError: `x` is not real floating point, or `axis` or `mask` of a wrong kind.
-        ValueError: `axis` is out of range or repeated, or `mask` does not fit `x`.
+        ValueError: `axis` is out of range or repeated, `mask` does not fit `x`,
+            `axis_name` is not bound, or `axis_index_groups` does not fit it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,7 +76,7 @@ def compute_moments(
         one-pass variance: Chan, Golub & LeVeque 1983, "Algorithms for computing the
         sample variance", equation 1.7.
     """
-    x, layout = lift_input(x, axis)
+    x, layout = lift_input(x, axis, lift_sync(axis_name, axis_index_groups))
     weights = lift_mask(mask, layout, compute_dtype(x))
     mean, _, var, count = batch_statistics(x, weights, layout)
     return Moments(mean, var, count)
@@ -111,21 +120,6 @@ def merge_moments(moments: Moments, *, axis: int = 0) -> Moments:
         equation 2.1, for any number of parts.
     """
     axis = check_stacked_axis(axis, moments.count.shape)
-    count = jnp.sum(moments.count, axis)
-    trailing = moments.mean.ndim - moments.count.ndim
-    part = moments.count * jnp.expand_dims(reciprocal(count), axis)
-    part = lax.expand_dims(part, range(part.ndim, part.ndim + trailing))
-    alive = part > 0
-    # Relative to one of the means, so that the small differences between them survive.
-    largest = jnp.argmax(part, axis, keepdims=True)
-    pivot = jnp.take_along_axis(jnp.where(alive, moments.mean, 0), largest, axis)
-    pivot = lax.stop_gradient(pivot)
-    mean = jnp.where(alive, moments.mean, pivot)
-    var = jnp.where(alive, moments.var, 0)
-    shift = jnp.sum(part * (mean - pivot), axis, keepdims=True)
-    spread = lax.square(mean - pivot - shift)
-    return Moments(
-        mean=jnp.squeeze(pivot + shift, axis),
-        var=jnp.sum(part * (var + spread), axis),
-        count=count,
-    )
+    mean, var, count = moments
+    merged = merge(Statistics(mean, jnp.zeros_like(mean), var, count), axis)
+    return Moments(merged.mean, merged.var, merged.count)

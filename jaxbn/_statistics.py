@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxbn._collectives import Sync, gather_across, sum_across
 from jaxbn._lift import (
     Layout,
     Weights,
@@ -44,8 +45,38 @@ def batch_statistics(
     var = jnp.maximum(square - lax.square(shift), 0)
     # Where squares overflow, inf - inf would be NaN.
     var = jnp.where(square == jnp.inf, jnp.inf, var)
-    mean, mean_error = _two_sum(pivot, shift)
-    return Statistics(mean, mean_error, var, count)
+    local = Statistics(*_two_sum(pivot, shift), var, count)
+    return local if layout.sync is None else _across_shards(local, layout.sync)
+
+
+def _across_shards(local: Statistics, sync: Sync) -> Statistics:
+    """Returns the statistics of all shards together, by one collective."""
+    features = local.mean.shape
+    vectors = [jnp.ravel(v) for v in local[:3]]
+    rows = gather_across(jnp.concatenate([*vectors, local.count[None]]), sync)
+    mean, mean_error, var = (
+        part.reshape(-1, *features) for part in jnp.split(rows[:, :-1], 3, axis=1)
+    )
+    return merge(Statistics(mean, mean_error, var, rows[:, -1]), 0)
+
+
+def merge(parts: Statistics, axis: int) -> Statistics:
+    """Merges statistics stacked along an axis; those of count 0 add nothing."""
+    count = jnp.sum(parts.count, axis)
+    part = parts.count * jnp.expand_dims(reciprocal(count), axis)
+    trailing = range(part.ndim, parts.mean.ndim)
+    part = lax.expand_dims(part, tuple(trailing))
+    alive = part > 0
+    # Relative to one of the means, so that the small differences between them survive.
+    largest = jnp.argmax(part, axis, keepdims=True)
+    pivot = jnp.take_along_axis(jnp.where(alive, parts.mean, 0), largest, axis)
+    pivot = lax.stop_gradient(pivot)
+    apart = jnp.where(alive, (parts.mean - pivot) + parts.mean_error, 0)
+    var = jnp.where(alive, parts.var, 0)
+    shift = jnp.sum(part * apart, axis, keepdims=True)
+    spread = jnp.where(alive, lax.square(apart - shift), 0)
+    mean, mean_error = _two_sum(jnp.squeeze(pivot, axis), jnp.squeeze(shift, axis))
+    return Statistics(mean, mean_error, jnp.sum(part * (var + spread), axis), count)
 
 
 def moment_tangents(
@@ -63,11 +94,13 @@ def moment_tangents(
     The mean's own movement adds nothing to the variance's: $\sum_i w_i (x_i-\mu) = 0$.
     """
     x_dot = weigh(zero_where_left_out(x_dot, weights), weights)
+    sums = layout.total(x_dot), layout.total(centered * x_dot)
+    if layout.sync is not None:
+        packed = jnp.concatenate([jnp.ravel(s) for s in sums])
+        packed = sum_across(packed, layout.sync)
+        sums = tuple(packed.reshape(2, *layout.features))
     per_value = reciprocal(count)
-    return (
-        layout.total(x_dot) * per_value,
-        layout.total(centered * x_dot) * (2 * per_value),
-    )
+    return sums[0] * per_value, sums[1] * (2 * per_value)
 
 
 def reciprocal(count: Float[Array, "..."]) -> Float[Array, "..."]:

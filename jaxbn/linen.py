@@ -42,6 +42,10 @@ class BatchNorm(nn.Module):
         use_scale: whether to multiply by a learned scale.
         bias_init: initializer of the bias.
         scale_init: initializer of the scale.
+        axis_name: the named axis or axes of `shard_map`, `pmap` or `vmap` over which
+            batch statistics are synchronised, counts included; not needed under `jit`,
+            nor bound at initialization.
+        axis_index_groups: groups along `axis_name`, each a batch of its own.
         activation: applied last, such as `jax.nn.relu`; its backward stores no mask.
 
     Example:
@@ -71,6 +75,8 @@ class BatchNorm(nn.Module):
     use_scale: bool = True
     bias_init: Callable = nn.initializers.zeros
     scale_init: Callable = nn.initializers.ones
+    axis_name: str | Sequence[str] | None = None
+    axis_index_groups: Sequence[Sequence[int]] | None = None
     activation: Activation | None = None
 
     @nn.compact
@@ -107,12 +113,9 @@ class BatchNorm(nn.Module):
         )
         x, layout = lift_input(x, self.axis)
         features = layout.features
-        mean = self.variable(
-            "batch_stats", "mean", lambda: init_running_stats(features).mean
-        )
-        var = self.variable(
-            "batch_stats", "var", lambda: init_running_stats(features).var
-        )
+        start = init_running_stats(features)
+        mean = self.variable("batch_stats", "mean", lambda: start.mean)
+        var = self.variable("batch_stats", "var", lambda: start.var)
         scale = bias = None
         if self.use_scale:
             scale = self.param("scale", self.scale_init, features, self.param_dtype)
@@ -131,7 +134,14 @@ class BatchNorm(nn.Module):
         if self.is_initializing():
             moments = compute_moments(x, axis=layout.feature_axes, mask=mask)
             return normalize(x, moments.mean, moments.var, scale, bias, **options)
-        y, moments = batch_norm(x, scale, bias, **options)
+        y, moments = batch_norm(
+            x,
+            scale,
+            bias,
+            axis_name=self.axis_name,
+            axis_index_groups=self.axis_index_groups,
+            **options,
+        )
         stats = RunningStats(mean.value, var.value, jnp.zeros(()))
         stats = update_running_stats(stats, moments, momentum=self.momentum)
         mean.value, var.value = stats.mean, stats.var

@@ -101,11 +101,17 @@ def make_mask(kind, shape, axes, rng):
     if kind == "same_rank":
         size = [1 if a in axes else s for a, s in enumerate(shape)]
         return rng.random(size) < 0.6
-    mask = rng.random(shape[:1] if kind in ("examples", "one") else shape[:-1]) < 0.6
+    mask = (
+        rng.random(shape[:1] if kind in ("examples", "one", "ragged") else shape[:-1])
+        < 0.6
+    )
     mask.flat[-1] = True
     mask.flat[0] = False  # the first row must not be taken for one that counts
-    if kind == "one":
-        mask[:-1] = False
+    mask[:-1] &= kind != "one"
+    if kind == "ragged":  # of four shards: whole, one example, none, half
+        quarter = shape[0] // 4
+        mask = np.arange(shape[0]) % (4 * quarter)
+        mask = (mask <= quarter) | (mask >= shape[0] - quarter // 2)
     if kind == "nothing":
         mask[...] = False
     if kind == "integers":
@@ -176,7 +182,7 @@ def unit(dtype) -> float:
 
 
 class Tolerance(NamedTuple):
-    """How far a right implementation may be off, from dtype and number of terms.
+    """How far a right result may be off, from dtype and number of terms.
 
     Sums of n terms in any order lose at most log2(n) + a few units of the sum of the
     terms' sizes when they are added in a tree, about sqrt(n) units of one term when in

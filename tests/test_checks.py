@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxbn
-from jaxbn import _checks
+from jaxbn import _checks, _sync_checks
 from tests.error_texts import ERRORS
 
 pytestmark = pytest.mark.usefixtures("without_type_checker")
@@ -23,17 +23,22 @@ def test_text(call, error, text):
 
 
 def test_every_check_is_above():
-    """Each `raise` of `_checks.py` was reached by one of the calls."""
+    """Each `raise` of the two modules was reached by one of the calls."""
     raised = set()
     for call, error, _ in ERRORS:
         try:
             call()
         except (TypeError, ValueError) as caught:
             assert type(caught) is error
-            raised.add(traceback.extract_tb(caught.__traceback__)[-1].lineno)
-    source = ast.parse(inspect.getsource(_checks))
-    lines = {node.lineno for node in ast.walk(source) if isinstance(node, ast.Raise)}
-    assert lines == raised
+            last = traceback.extract_tb(caught.__traceback__)[-1]
+            raised.add((last.filename, last.lineno))
+    raises = {
+        (module.__file__, node.lineno)
+        for module in (_checks, _sync_checks)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.Raise)
+    }
+    assert raises == raised
 
 
 def test_numpy_arrays_are_arrays():

@@ -141,11 +141,10 @@ def test_is_a_drop_in_for_flax(rng):
 
 
 def test_has_every_field_of_flax_that_works_here():
-    """With the same defaults; what is missing is listed."""
-    later = {"axis_name", "axis_index_groups"}  # synchronisation is not there yet
+    """With the same defaults."""
     meaningless = {"use_fast_variance", "force_float32_reductions"}
     theirs, ours = (c.__dataclass_fields__ for c in (nn.BatchNorm, BatchNorm))
-    assert set(theirs) - set(ours) == later | meaningless
+    assert set(theirs) - set(ours) == meaningless
     for name in set(theirs) & set(ours) - {"parent", "name"}:
         assert theirs[name].default == ours[name].default, name
 
