@@ -147,7 +147,8 @@ def _pivot(
         row = lax.dynamic_slice(x, first, sizes)
         row = jnp.where(count > 0, row, jnp.zeros((), x.dtype))
     row = lax.squeeze(row, layout.reduced_axes).astype(dtype)
-    return lax.stop_gradient(row)
+    # Under `jit` with a sharded batch the row is broadcast; once, with the barrier.
+    return lax.optimization_barrier(lax.stop_gradient(row))
 
 
 def _shifted_twice(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Linen module over devices: `shard_map` with `axis_name`, `jit` over a mesh."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -81,6 +83,30 @@ def test_a_sharded_batch_under_jit_is_one_batch(x, dtype):
     np.testing.assert_allclose(moments.var, expected.var, rtol=2e-6)
     atol = 2e-6 if dtype == jnp.float32 else 0.01
     np.testing.assert_allclose(y.astype(jnp.float32), expected.y, atol=atol)
+
+
+def compiled_collectives(function, *args):
+    """Those of the compiled program: under `jit` the partitioner puts them in."""
+    text = jax.jit(function).lower(*args).compile().as_text()
+    names = "all-reduce|all-gather|collective-permute|all-to-all"
+    return len(re.findall(rf" (?:{names})(?:-start)?\(", text))
+
+
+@pytest.mark.parametrize(("dtype", "extra"), [(jnp.float32, 1), (jnp.bfloat16, 0)])
+def test_a_sharded_batch_costs_one_collective_each_way(dtype, extra):
+    """And for float32 a tiny one, of a row, for the pivot of the variance."""
+    cut, whole = NamedSharding(mesh(), P("i")), NamedSharding(mesh(), P())
+    x = jax.ShapeDtypeStruct((64, 8, 8, 16), dtype, sharding=cut)
+    c = jax.ShapeDtypeStruct((16,), jnp.float32, sharding=whole)
+
+    def forward(x, scale, bias):
+        return jaxbn.batch_norm(x, scale, bias)[0]
+
+    def backward(dy, *args):
+        return jax.vjp(forward, *args)[1](dy)
+
+    assert compiled_collectives(forward, x, c, c) == 1 + extra
+    assert compiled_collectives(backward, x, x, c, c) == 2 + extra
 
 
 def test_flax_takes_more_collectives_for_a_gradient(x):
