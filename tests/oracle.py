@@ -94,11 +94,12 @@ class BatchNorm:
         self.act, self.act_slope, self.act_size = ACTIVATIONS[activation]
         self.count = self.weights[:, 0].sum() if size else 0.0
         self.part = self.weights / self.count if self.count else 0 * self.weights
-        self.mean = (self.part * self.x).sum(0)
-        centered = np.where(self.counts, self.x - self.mean, 0)
-        # What the mean lost to rounding, which float64 input at a large mean can see.
-        error = (self.part * centered).sum(0)
-        self.centered = np.where(self.counts, centered - error, 0)
+        # Relative to one of the values, so that float64 loses nothing at a large mean.
+        first = self.x[np.argmax(self.counts[:, 0])] if self.x.size else 0
+        relative = np.where(self.counts, self.x - first, 0)
+        shift = (self.part * relative).sum(0)
+        self.mean = first + shift if self.count else shift
+        self.centered = np.where(self.counts, relative - shift, 0)
         self.var = (self.part * self.centered**2).sum(0)
         with np.errstate(divide="ignore"):
             self.rho = np.where(self.var + epsilon > 0, (self.var + epsilon) ** -0.5, 0)
@@ -127,10 +128,14 @@ class BatchNorm:
             self.count,
         )
 
+    def _spread(self):
+        """The size of the terms of a centered value, whose mean is right to a part of
+        the deviation."""
+        return np.abs(self.centered) + np.sqrt(self.var)
+
     def output_sizes(self):
-        """The sizes of the terms of z: the mean is right to a part of the deviation."""
-        spread = np.abs(self.centered) + np.sqrt(self.var)
-        sizes = np.abs(self.scale) * self.rho * spread + np.abs(self.bias)
+        """The sizes of the terms of z."""
+        sizes = np.abs(self.scale) * self.rho * self._spread() + np.abs(self.bias)
         return self.matrix.unfold(sizes + np.abs(self.residual))
 
     def backward(self, dy, dmean=0.0, dvar=0.0):
@@ -143,10 +148,10 @@ class BatchNorm:
         dx = gain * g + self.part * (pull_mean + 2 * self.centered * pull_var)
         size_g = np.abs(self._rows(dy)) * self.act_size(self.z)
         size_mean = np.abs(dmean) + np.abs(gain) * size_g.sum(0)
-        size_sum = (size_g * np.abs(self.centered)).sum(0)
+        size_sum = (size_g * self._spread()).sum(0)
         size_var = np.abs(dvar) + 0.5 * np.abs(gain) * self.rho**2 * size_sum
         size_dx = np.abs(gain) * size_g + self.part * (
-            size_mean + 2 * np.abs(self.centered) * size_var
+            size_mean + 2 * self._spread() * size_var
         )
         gradients = (dx, self.rho * (g * self.centered).sum(0), g.sum(0), g)
         sizes = (size_dx, self.rho * size_sum, size_g.sum(0), size_g)
