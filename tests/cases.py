@@ -149,9 +149,7 @@ def make(case: Case) -> Data:
 def reference(case: Case, data: Data) -> oracle.BatchNorm:
     """The oracle of a case."""
     return oracle.BatchNorm(
-        data.x,
-        data.scale,
-        data.bias,
+        *data[:3],
         axis=case.axis,
         epsilon=case.epsilon,
         mask=data.mask,
@@ -196,9 +194,8 @@ class Tolerance(NamedTuple):
     @classmethod
     def of(cls, case: Case, ref: oracle.BatchNorm) -> "Tolerance":
         # For float64 the oracle, in float64 too, is no better: four units for one.
-        working = 4 * unit(np.float64)
-        if case.dtype != "float64":
-            working = unit(np.float32)
+        double = case.dtype == "float64"
+        working = 4 * unit(np.float64) if double else unit(np.float32)
         terms = 8 + np.sqrt(max(ref.count, 1))
         condition = 1.0
         if case.dtype == "bfloat16" and ref.count:
