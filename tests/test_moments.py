@@ -42,6 +42,16 @@ def test_gradient(case):
     cases.Tolerance.of(case, ref).check(got, gradients.x, sizes.x, what="dx")
 
 
+class TestCompute(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_what_is_left_out_is_not_there(self):
+        x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+        padded = jnp.asarray(np.concatenate([np.full((2, 3), np.nan, np.float32), x]))
+        compute = self.variant(jaxbn.compute_moments)
+        got = compute(padded, mask=jnp.arange(8) >= 2)
+        chex.assert_trees_all_close(got, compute(jnp.asarray(x)), rtol=1e-6)
+
+
 def test_no_gradient_reaches_the_weights():
     x = jnp.asarray([[1.0], [2.0], [4.0]])
     slope = jax.grad(lambda w: jaxbn.compute_moments(x, mask=w).mean.sum())
