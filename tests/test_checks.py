@@ -11,11 +11,14 @@ import pytest
 import jaxbn
 from jaxbn import _checks, _sync_checks
 from tests.error_texts import ERRORS
+from tests.sync_error_texts import SYNC_ERRORS
+
+ALL = ERRORS + SYNC_ERRORS
 
 pytestmark = pytest.mark.usefixtures("without_type_checker")
 
 
-@pytest.mark.parametrize(("call", "error", "text"), ERRORS, ids=[e[2] for e in ERRORS])
+@pytest.mark.parametrize(("call", "error", "text"), ALL, ids=[e[2] for e in ALL])
 def test_text(call, error, text):
     with pytest.raises(error) as raised:
         call()
@@ -25,7 +28,7 @@ def test_text(call, error, text):
 def test_every_check_is_above():
     """Each `raise` of the two modules was reached by one of the calls."""
     raised = set()
-    for call, error, _ in ERRORS:
+    for call, error, _ in ALL:
         try:
             call()
         except (TypeError, ValueError) as caught:
