@@ -68,12 +68,15 @@ def train_command(arguments: Sequence[str], console: Console) -> None:
         raise UserError("`train` takes a config file first; see --help.")
     path, *rest = arguments
     default = TrainArguments(config=load(Path(path)))
-    chosen = tyro.cli(
-        TrainArguments,
-        prog=f"python -m experiments train {path}",
-        default=default,
-        args=rest,
-    )
+    try:
+        chosen = tyro.cli(
+            TrainArguments,
+            prog=f"python -m experiments train {path}",
+            default=default,
+            args=rest,
+        )
+    except ValueError as error:  # of fields that do not fit each other
+        raise UserError(str(error)) from error
     # Imported late: --help and every error above should not wait for JAX.
     from experiments.train_command import run
 

@@ -48,11 +48,16 @@ class NormConfig:
     batch; PyTorch's is 1 minus this."""
     epsilon: float = 1e-5
     """Added to the variance, > 0."""
+    virtual_batch_size: int | None = None
+    """Ghost batch norm: each so many examples, at least 2, are normalized by their own
+    statistics; they divide data.batch_size. None: the whole batch."""
 
     def __post_init__(self):
         """Checks the ranges."""
         _require(0 <= self.momentum < 1, "norm.momentum", "in [0, 1)", self.momentum)
         _require(0 < self.epsilon < math.inf, "norm.epsilon", "> 0", self.epsilon)
+        size = self.virtual_batch_size
+        _require(size is None or size >= 2, "norm.virtual_batch_size", ">= 2", size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,3 +112,7 @@ class ExperimentConfig:
         plain = self.name and not set(self.name) & set("/\\\0") and self.name != ".."
         _require(bool(plain), "name", "a plain folder name", self.name)
         _require(0 <= self.seed < 2**32, "seed", "in [0, 2**32)", self.seed)
+        size, virtual = self.data.batch_size, self.norm.virtual_batch_size
+        divides = virtual is None or size % virtual == 0
+        rule = f"a divisor of data.batch_size, {size}"
+        _require(divides, "norm.virtual_batch_size", rule, virtual)

@@ -30,7 +30,10 @@ def make_norm(config: NormConfig) -> NormConstructor:
     if config.kind == "none":
         return NoNorm
     return functools.partial(
-        BatchNorm, momentum=config.momentum, epsilon=config.epsilon
+        BatchNorm,
+        momentum=config.momentum,
+        epsilon=config.epsilon,
+        virtual_batch_size=config.virtual_batch_size,
     )
 
 

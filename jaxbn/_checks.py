@@ -20,7 +20,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Shaped
 
 
-def _is_int(value: object) -> bool:
+def is_int(value: object) -> bool:
+    """Whether it can index: a Python or NumPy integer."""
     return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
@@ -50,7 +51,7 @@ def check_floating(x: Shaped[Array, "*n"], *, name: str = "x") -> None:
 def check_axis(axis: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the feature axes, non-negative and in increasing order."""
     axes = tuple(axis) if isinstance(axis, Iterable) else (axis,)
-    if not all(map(_is_int, axes)):
+    if not all(map(is_int, axes)):
         raise TypeError(f"`axis` must be an int or a sequence of ints, got {axis!r}.")
     ndim = len(shape)
     for one in axes:
@@ -173,7 +174,7 @@ def check_num_features(num_features: int | Sequence[int]) -> tuple[int, ...]:
     """Returns the shape of the statistics."""
     given = num_features
     sizes = tuple(given) if isinstance(given, Iterable) else (given,)
-    if not all(map(_is_int, sizes)):
+    if not all(map(is_int, sizes)):
         raise TypeError(
             f"`num_features` must be an int or a sequence of ints, got {given!r}."
         )
@@ -195,7 +196,7 @@ def check_same_features(
 
 def check_stacked_axis(axis: int, count_shape: tuple[int, ...]) -> int:
     """Returns the stacked axis of `moments`, non-negative."""
-    if not _is_int(axis):
+    if not is_int(axis):
         raise TypeError(f"`axis` must be an int, got {axis!r}.")
     ndim = len(count_shape)
     if not -ndim <= axis < ndim:
@@ -212,8 +213,8 @@ def check_enough_values(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
         raise ValueError(
             f"`x` must have more than one value per feature in training, got shape "
             f"{shape} with `axis` {axes}: the variance of one value is 0, so that the "
-            "output would be `bias` whatever `x` is. Use a larger batch, or the "
-            "running averages."
+            "output would be `bias` whatever `x` is. Use a larger (virtual) batch, or "
+            "the running averages."
         )
 
 

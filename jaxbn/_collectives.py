@@ -7,15 +7,18 @@ and `vmap`, has the right transpose in each, and marks its result as the same on
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxbn._sync_checks import Groups, check_axis_name, check_groups, check_vmap_names
+
+Stacked = TypeVar("Stacked")
 
 
 class Sync(NamedTuple):
@@ -23,6 +26,9 @@ class Sync(NamedTuple):
 
     names: tuple[str, ...]
     groups: Groups | None = None
+    # The groups, of one size, are virtual batches: their results come stacked, of all
+    # of them on every shard.
+    stacked: bool = False
 
     @property
     def size(self) -> int:
@@ -45,6 +51,11 @@ class Sync(NamedTuple):
             table[list(group)] = number
         return table
 
+    @property
+    def group(self) -> Int[Array, ""]:
+        """The group of this shard."""
+        return jnp.asarray(self.group_of)[self.index]
+
 
 def lift_sync(
     axis_name: str | Sequence[str] | None,
@@ -59,22 +70,34 @@ def lift_sync(
     return Sync(names, groups) if names else None
 
 
-def gather_across(x: Float[Array, " k"], sync: Sync) -> Float[Array, "d k"]:
+def gather_across(x: Float[Array, " k"], sync: Sync) -> Float[Array, "*g d k"]:
     """Returns every shard's `x`; rows of zeros for those of other groups."""
     rows = _sum(_in_row(x, sync.index, sync.size), sync.names)
     if sync.groups is None:
         return rows
-    group_of = jnp.asarray(sync.group_of)
-    mine = group_of == group_of[sync.index]
+    if sync.stacked:
+        return rows[np.asarray(sync.groups)]
+    mine = jnp.asarray(sync.group_of) == sync.group
     return jnp.where(mine[:, None], rows, jnp.zeros((), x.dtype))
 
 
-def sum_across(x: Float[Array, " k"], sync: Sync) -> Float[Array, " k"]:
+def sum_across(x: Float[Array, " k"], sync: Sync) -> Float[Array, "*g k"]:
     """Returns the sum of the shards' `x`, of the own group where there are groups."""
     if sync.groups is None:
         return _sum(x, sync.names)
-    group = jnp.asarray(sync.group_of)[sync.index]
-    return _sum(_in_row(x, group, len(sync.groups)), sync.names)[group]
+    sums = _sum(_in_row(x, sync.group, len(sync.groups)), sync.names)
+    return sums if sync.stacked else sums[sync.group]
+
+
+def own(stacked: Stacked, sync: Sync | None) -> Stacked:
+    """Returns this shard's of results that may come stacked.
+
+    They are picked as one, so that the transpose is one collective.
+    """
+    if sync is None or not sync.stacked:
+        return stacked
+    _, unravel = ravel_pytree(jax.tree.map(lambda a: a[0], stacked))
+    return unravel(jax.vmap(lambda one: ravel_pytree(one)[0])(stacked)[sync.group])
 
 
 def vary_like(x: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:

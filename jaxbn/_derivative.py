@@ -38,7 +38,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxbn._collectives import vary_like
+from jaxbn._collectives import own, vary_like
 from jaxbn._lift import Layout, Weights, zero_where_left_out
 from jaxbn._normalize import (
     Activation,
@@ -66,10 +66,10 @@ class Saved(NamedTuple):
 
     x: Float[Array, "*n"]  # in its own dtype; all else of its size is computed again
     weights: Weights
-    mean: Float[Array, "*c"]
-    mean_error: Float[Array, "*c"]
+    anchor: Float[Array, "*c"]  # the mean is the sum of these two
+    shift: Float[Array, "*c"]
     deviation: Float[Array, "*c"]
-    count: Float[Array, ""]
+    count: Float[Array, "*g"]
     scale: Float[Array, "*c"] | None
     bias: Float[Array, "*c"] | None  # where an activation needs z again
     residual: Float[Array, "*n"] | None  # likewise, unless `output` tells enough
@@ -92,9 +92,10 @@ def normalize_by_batch(
 def _forward(setting, x, weights, scale, bias, residual):
     """Returns the result and what the derivative needs."""
     layout, epsilon, activation, dtype = setting
-    mean, mean_error, var, count = batch_statistics(x, weights, layout)
+    statistics = batch_statistics(x, weights, layout)
+    anchor, shift, var, _ = own(statistics, layout.sync)
     deviation = inverse_deviation(var, epsilon)
-    centered = zero_where_left_out(center(x, mean, mean_error, layout), weights)
+    centered = zero_where_left_out(center(x, anchor, shift, layout), weights)
     if residual is not None:
         residual = zero_where_left_out(residual, weights)
     z = affine(centered, slope(deviation, scale), bias, residual, layout)
@@ -107,16 +108,16 @@ def _forward(setting, x, weights, scale, bias, residual):
     saved = Saved(
         x,
         weights,
-        mean,
-        mean_error,
+        anchor,
+        shift,
         deviation,
-        count,
+        statistics.count,
         scale,
         bias=None if activation is None or sign_from_output else bias,
         residual=None if activation is None or sign_from_output else residual,
         output=y if sign_from_output else None,
     )
-    return (y, Moments(mean, var, count)), saved
+    return (y, statistics.moments), saved
 
 
 def _same(y):
@@ -135,14 +136,13 @@ def _normalize_by_batch_jvp(setting, primals, tangents):
 
 def _tangent(setting, saved, x_dot, scale_dot, bias_dot, residual_dot):
     """Returns how output and moments move; linear in the four movements."""
-    layout, working = setting.layout, saved.mean.dtype
+    layout, working = setting.layout, saved.anchor.dtype
     x_dot = x_dot.astype(working)
     centered = zero_where_left_out(
-        center(saved.x, saved.mean, saved.mean_error, layout), saved.weights
+        center(saved.x, saved.anchor, saved.shift, layout), saved.weights
     )
-    mean_dot, var_dot = moment_tangents(
-        centered, x_dot, saved.count, saved.weights, layout
-    )
+    moments_dot = moment_tangents(centered, x_dot, saved.count, saved.weights, layout)
+    mean_dot, var_dot = own(moments_dot, layout.sync)
     rho = saved.deviation
     gain = slope(rho, saved.scale)
     slope_dot = -0.5 * gain * rho * rho * var_dot
@@ -160,7 +160,7 @@ def _tangent(setting, saved, x_dot, scale_dot, bias_dot, residual_dot):
     y_dot = zero_where_left_out(
         _activate_tangent(setting, saved, centered, z_dot), saved.weights
     )
-    return y_dot, Moments(mean_dot, var_dot, jnp.zeros_like(saved.count))
+    return y_dot, Moments(*moments_dot, jnp.zeros_like(saved.count))
 
 
 def _centered_again(setting: Setting, saved: Saved) -> Float[Array, "*n"]:
@@ -169,8 +169,8 @@ def _centered_again(setting: Setting, saved: Saved) -> Float[Array, "*n"]:
     The reason is that of `_shifted_twice` in `_statistics.py`.
     """
     expand = setting.layout.expand
-    again = saved.x.astype(saved.mean.dtype) + expand(-saved.mean)
-    again = again + expand(-saved.mean_error)
+    again = saved.x.astype(saved.anchor.dtype) + expand(-saved.anchor)
+    again = again + expand(-saved.shift)
     return zero_where_left_out(again, saved.weights)
 
 

@@ -12,6 +12,7 @@ from jaxbn._derivative import Setting, normalize_by_batch
 from jaxbn._lift import compute_dtype, lift_input, lift_mask, lift_vector
 from jaxbn._normalize import Activation
 from jaxbn._types import Moments
+from jaxbn._virtual_batches import by_virtual_batch
 
 
 def batch_norm(
@@ -22,6 +23,7 @@ def batch_norm(
     axis: int | Sequence[int] = -1,
     epsilon: float = 1e-5,
     mask: Shaped[Array, "..."] | None = None,
+    virtual_batch_size: int | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     residual: Float[Array, "*n"] | None = None,
@@ -56,6 +58,10 @@ def batch_norm(
         mask: which positions count, as in `compute_moments`. At a position of weight 0
             the output is 0, every gradient is 0, and what stands there, NaN and inf
             included, reaches nothing. No gradient flows to the weights.
+        virtual_batch_size: normalize contiguous parts of so many examples, each by its
+            own moments, which are returned stacked (ghost batch norm), as in
+            `compute_moments`. Under `jit` with the batch cut over a mesh, the examples
+            per device make this batch norm per device, without a collective.
         axis_name: the named axis or axes of `shard_map`, `pmap` or `vmap` over which
             the batch is cut, as in `compute_moments`: one collective forward, one
             backward. Gradients of `scale` and `bias` are as for any other function:
@@ -68,13 +74,15 @@ def batch_norm(
         dtype: of the output; None for that of `x`.
 
     Returns:
-        The output, of the shape of `x`, and the batch's `Moments`, differentiable too.
+        The output, of the shape of `x`, and the batch's `Moments`, differentiable too;
+        put stacked ones together with `merge_moments`.
 
     Raises:
         TypeError: an argument is of a wrong kind.
         ValueError: `axis` or `epsilon` is out of range, a shape does not fit `x`,
-            `axis_name` is not bound, `axis_index_groups` does not fit it, or `x` has
-            one value per feature and is not synchronised.
+            `virtual_batch_size` does not divide the batch, `axis_name` is not bound,
+            `axis_index_groups` does not fit it, or a batch that is not synchronised has
+            one value per feature.
 
     Example:
         >>> import jax
@@ -90,20 +98,21 @@ def batch_norm(
 
     References:
         Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 1 and its
-        gradient in section 3.
+        gradient in section 3. Virtual batches: Hoffer, Hubara & Soudry 2017,
+        https://arxiv.org/abs/1705.08741, algorithm 1.
     """
     sync = lift_sync(axis_name, axis_index_groups)
     x, layout = lift_input(x, axis, sync, scale=scale, bias=bias)
     epsilon = check_affine(x.shape, epsilon, residual, activation)
-    if sync is None:
-        check_enough_values(layout.shape, layout.feature_axes)
-    setting = Setting(layout, epsilon, activation, check_dtype(dtype) or x.dtype)
+    out_dtype = check_dtype(dtype) or x.dtype
     working = compute_dtype(x)
-    return normalize_by_batch(
-        setting,
-        x,
-        lift_mask(mask, layout, working),
-        lift_vector(scale, working),
-        lift_vector(bias, working),
-        residual,
-    )
+    scale, bias = lift_vector(scale, working), lift_vector(bias, working)
+
+    def compute(layout, x, weights, residual):
+        if layout.sync is None:
+            check_enough_values(layout.shape, layout.feature_axes)
+        setting = Setting(layout, epsilon, activation, out_dtype)
+        return normalize_by_batch(setting, x, weights, scale, bias, residual)
+
+    arrays = x, lift_mask(mask, layout, working), residual
+    return by_virtual_batch(compute, layout, virtual_batch_size, arrays)

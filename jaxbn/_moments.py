@@ -11,6 +11,7 @@ from jaxbn._collectives import lift_sync
 from jaxbn._lift import compute_dtype, lift_input, lift_mask
 from jaxbn._statistics import Statistics, batch_statistics, merge
 from jaxbn._types import Moments
+from jaxbn._virtual_batches import by_virtual_batch
 
 
 def compute_moments(
@@ -18,6 +19,7 @@ def compute_moments(
     *,
     axis: int | Sequence[int] = -1,
     mask: Shaped[Array, "..."] | None = None,
+    virtual_batch_size: int | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
 ) -> Moments:
@@ -47,6 +49,10 @@ def compute_moments(
             size 1 along the feature axes; or of lower rank, and then aligned with the
             leading axes of `x`, such as `(b,)` or `(b, t)`. What is at a position of
             weight 0, NaN and inf included, reaches nothing. No gradient flows to it.
+        virtual_batch_size: cut the batch, axis 0 of `x`, into contiguous parts of so
+            many examples, and return the moments of each, stacked (ghost batch norm).
+            Where the batch is synchronised, the parts are cut from the whole of it: a
+            size above a shard's own makes a part of so many consecutive shards.
         axis_name: the named axis or axes of `shard_map`, `pmap` or `vmap` over which
             the batch is cut; the moments are then those of all shards together, counts
             included. One collective each way. None under `jit` alone.
@@ -55,13 +61,16 @@ def compute_moments(
             exactly one of them, their sizes may differ.
 
     Returns:
-        Moments: `mean` and `var` of the shape of the feature axes, `count` a scalar.
+        Moments: `mean` and `var` of the shape of the feature axes, `count` a scalar;
+        with `virtual_batch_size` of one axis more, in front. There, a part that is in
+        another group of `axis_index_groups` has count 0.
         Mean and variance are differentiable in `x`, by forward and reverse mode.
 
     Raises:
-        TypeError: `x` is not real floating point, or `axis` or `mask` of a wrong kind.
+        TypeError: `x` is not real floating point, or another argument of a wrong kind.
         ValueError: `axis` is out of range or repeated, `mask` does not fit `x`,
-            `axis_name` is not bound, or `axis_index_groups` does not fit it.
+            `virtual_batch_size` does not divide the batch, `axis_name` is not bound, or
+            `axis_index_groups` does not fit it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -78,8 +87,11 @@ def compute_moments(
     """
     x, layout = lift_input(x, axis, lift_sync(axis_name, axis_index_groups))
     weights = lift_mask(mask, layout, compute_dtype(x))
-    mean, _, var, count = batch_statistics(x, weights, layout)
-    return Moments(mean, var, count)
+
+    def compute(layout, x, weights, _):
+        return None, batch_statistics(x, weights, layout).moments
+
+    return by_virtual_batch(compute, layout, virtual_batch_size, (x, weights, None))[1]
 
 
 def merge_moments(moments: Moments, *, axis: int = 0) -> Moments:
@@ -121,5 +133,4 @@ def merge_moments(moments: Moments, *, axis: int = 0) -> Moments:
     """
     axis = check_stacked_axis(axis, moments.count.shape)
     mean, var, count = moments
-    merged = merge(Statistics(mean, jnp.zeros_like(mean), var, count), axis)
-    return Moments(merged.mean, merged.var, merged.count)
+    return merge(Statistics(mean, jnp.zeros_like(mean), var, count), axis).moments

@@ -39,12 +39,15 @@ def slope(
 def center(
     x: Float[Array, "*n"],
     mean: Float[Array, "*c"],
-    mean_error: Float[Array, "*c"] | None,
+    shift: Float[Array, "*c"] | None,
     layout: Layout,
 ) -> Float[Array, "*n"]:
-    """`x` less the mean, in the dtype of the mean; subtracted first, never folded."""
+    """`x` less the mean, or less an anchor and a shift from it to the mean.
+
+    In the dtype of the mean; subtracted first, never folded.
+    """
     x = x.astype(mean.dtype) - layout.expand(mean)
-    return x if mean_error is None else x - layout.expand(mean_error)
+    return x if shift is None else x - layout.expand(shift)
 
 
 def affine(

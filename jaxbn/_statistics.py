@@ -17,24 +17,36 @@ from jaxbn._lift import (
     weigh,
     zero_where_left_out,
 )
+from jaxbn._types import Moments
 
 
 class Statistics(NamedTuple):
-    """Moments as the computation keeps them: the mean to twice its dtype's precision.
+    """Moments as the computation keeps them: the mean as an anchor and a shift.
 
-    At a mean of 1e4 standard deviations a float32 mean alone is off by 5e-4 of them.
+    At a mean of 1e4 standard deviations a float32 mean alone is off by 5e-4 of them,
+    but `(x - anchor) - shift` is right to rounding. The anchor comes from the data
+    without arithmetic: a sum of the two, rounded, may differ in the last bit between
+    two fusions of one program, and its rounding error would then belong to another sum.
     """
 
-    mean: Float[Array, "*c"]
-    mean_error: Float[Array, "*c"]  # what rounding cut off: the mean is the sum of both
-    var: Float[Array, "*c"]
-    count: Float[Array, ""]
+    anchor: Float[Array, "*gc"]
+    shift: Float[Array, "*gc"]
+    var: Float[Array, "*gc"]
+    count: Float[Array, "*g"]
+
+    @property
+    def moments(self) -> Moments:
+        """As users know them."""
+        return Moments(self.anchor + self.shift, self.var, self.count)
 
 
 def batch_statistics(
     x: Float[Array, "*n"], weights: Weights, layout: Layout
 ) -> Statistics:
-    """Returns the statistics of the values of `x` that count, in one pass over `x`."""
+    """Returns the statistics of the values of `x` that count, in one pass over `x`.
+
+    Where `layout.sync` says so, those of all virtual batches, stacked.
+    """
     dtype = compute_dtype(x)
     count = _count(weights, layout, dtype)
     pivot = _pivot(x, weights, layout, count)
@@ -45,47 +57,49 @@ def batch_statistics(
     var = jnp.maximum(square - lax.square(shift), 0)
     # Where squares overflow, inf - inf would be NaN.
     var = jnp.where(square == jnp.inf, jnp.inf, var)
-    local = Statistics(*_two_sum(pivot, shift), var, count)
+    # Not the pivot itself: XLA would store the `x - pivot` of the sum for the output.
+    anchor = lax.reduce_precision(pivot, *_all_bits_but_one(dtype))
+    local = Statistics(anchor, shift + (pivot - anchor), var, count)
     return local if layout.sync is None else _across_shards(local, layout.sync)
 
 
 def _across_shards(local: Statistics, sync: Sync) -> Statistics:
     """Returns the statistics of all shards together, by one collective."""
-    features = local.mean.shape
     vectors = [jnp.ravel(v) for v in local[:3]]
     rows = gather_across(jnp.concatenate([*vectors, local.count[None]]), sync)
-    mean, mean_error, var = (
-        part.reshape(-1, *features) for part in jnp.split(rows[:, :-1], 3, axis=1)
+    count = rows[..., -1]
+    anchor, shift, var = (
+        part.reshape(*count.shape, *local.var.shape)
+        for part in jnp.split(rows[..., :-1], 3, axis=-1)
     )
-    return merge(Statistics(mean, mean_error, var, rows[:, -1]), 0)
+    return merge(Statistics(anchor, shift, var, count), count.ndim - 1)
 
 
 def merge(parts: Statistics, axis: int) -> Statistics:
     """Merges statistics stacked along an axis; those of count 0 add nothing."""
     count = jnp.sum(parts.count, axis)
     part = parts.count * jnp.expand_dims(reciprocal(count), axis)
-    trailing = range(part.ndim, parts.mean.ndim)
-    part = lax.expand_dims(part, tuple(trailing))
+    part = expand_last(part, parts.var.ndim)
     alive = part > 0
-    # Relative to one of the means, so that the small differences between them survive.
-    largest = jnp.argmax(part, axis, keepdims=True)
-    pivot = jnp.take_along_axis(jnp.where(alive, parts.mean, 0), largest, axis)
-    pivot = lax.stop_gradient(pivot)
-    apart = jnp.where(alive, (parts.mean - pivot) + parts.mean_error, 0)
-    var = jnp.where(alive, parts.var, 0)
+    # One of theirs, so that the small differences between the means survive.
+    anchor = jnp.max(
+        jnp.where(alive, parts.anchor, -jnp.inf), axis, keepdims=True, initial=-jnp.inf
+    )
+    anchor = lax.stop_gradient(jnp.where(anchor == -jnp.inf, 0, anchor))
+    apart = jnp.where(alive, (parts.anchor - anchor) + parts.shift, 0)
     shift = jnp.sum(part * apart, axis, keepdims=True)
-    spread = jnp.where(alive, lax.square(apart - shift), 0)
-    mean, mean_error = _two_sum(jnp.squeeze(pivot, axis), jnp.squeeze(shift, axis))
-    return Statistics(mean, mean_error, jnp.sum(part * (var + spread), axis), count)
+    spread = jnp.where(alive, parts.var + lax.square(apart - shift), 0)
+    anchor, shift = jnp.squeeze(anchor, axis), jnp.squeeze(shift, axis)
+    return Statistics(anchor, shift, jnp.sum(part * spread, axis), count)
 
 
 def moment_tangents(
     centered: Float[Array, "*n"],
     x_dot: Float[Array, "*n"],
-    count: Float[Array, ""],
+    count: Float[Array, "*g"],
     weights: Weights,
     layout: Layout,
-) -> tuple[Float[Array, "*c"], Float[Array, "*c"]]:
+) -> tuple[Float[Array, "*gc"], Float[Array, "*gc"]]:
     r"""Returns how mean and variance move with `x`.
 
     $$\dot\mu = \frac1W \sum_i w_i \dot x_i, \qquad
@@ -98,14 +112,20 @@ def moment_tangents(
     if layout.sync is not None:
         packed = jnp.concatenate([jnp.ravel(s) for s in sums])
         packed = sum_across(packed, layout.sync)
-        sums = tuple(packed.reshape(2, *layout.features))
-    per_value = reciprocal(count)
+        shape = (*count.shape, *layout.features)
+        sums = tuple(s.reshape(shape) for s in jnp.split(packed, 2, axis=-1))
+    per_value = expand_last(reciprocal(count), count.ndim + len(layout.features))
     return sums[0] * per_value, sums[1] * (2 * per_value)
 
 
 def reciprocal(count: Float[Array, "..."]) -> Float[Array, "..."]:
     """1 / count, and 0 where nothing counts, so that the means of nothing are 0."""
     return jnp.where(count > 0, 1 / jnp.where(count > 0, count, 1), 0)
+
+
+def expand_last(x: Float[Array, "*g"], ndim: int) -> Float[Array, "..."]:
+    """Adds axes of size 1 behind, up to a rank."""
+    return lax.expand_dims(x, tuple(range(x.ndim, ndim)))
 
 
 def _count(weights: Weights, layout: Layout, dtype: np.dtype) -> Float[Array, ""]:
@@ -166,11 +186,6 @@ def _shifted_twice(
     return shifted, x + layout.expand(-pivot)
 
 
-def _two_sum(
-    a: Float[Array, "*c"], b: Float[Array, "*c"]
-) -> tuple[Float[Array, "*c"], Float[Array, "*c"]]:
-    """Returns a + b rounded, and what the rounding cut off (Knuth, TAOCP 2, 4.2.2)."""
-    total = a + b
-    b_seen = total - a
-    error = (a - (total - b_seen)) + (b - b_seen)
-    return total, jnp.where(jnp.isfinite(total), error, 0)
+def _all_bits_but_one(dtype: np.dtype) -> tuple[int, int]:
+    """The bits of the exponent, and those of the mantissa less one."""
+    return jnp.finfo(dtype).nexp, jnp.finfo(dtype).nmant - 1

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from jax import lax
 
+from jaxbn._checks import is_int
+
 Groups = tuple[tuple[int, ...], ...]
 
 
@@ -36,6 +38,45 @@ def check_vmap_names(names: tuple[str, ...], mesh_names: tuple[str, ...]) -> Non
                 f"{name!r} of a `vmap` or `pmap` beside the mesh's {mesh_names}; pass "
                 "`check_vma=False` to `shard_map`, which allows both."
             )
+
+
+def check_virtual_batch_size(
+    virtual_batch_size: int,
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    batches: Groups,
+) -> None:
+    """It must cut the batch, or the shards of every synchronised batch, evenly."""
+    if not is_int(virtual_batch_size):
+        raise TypeError(
+            f"`virtual_batch_size` must be an int, got {virtual_batch_size!r}."
+        )
+    if virtual_batch_size < 1:
+        raise ValueError(
+            f"`virtual_batch_size` must be at least 1, got {virtual_batch_size}."
+        )
+    if 0 in axes:
+        raise ValueError(
+            "`virtual_batch_size` cuts axis 0 of `x`, which must not be a feature "
+            f"axis, got `axis` {axes} for `x` of shape {shape}."
+        )
+    size = shape[0]
+    if size % virtual_batch_size == 0:
+        return
+    if not batches:
+        raise ValueError(
+            f"`virtual_batch_size` must divide the batch, got {virtual_batch_size} for "
+            f"{size} examples, axis 0 of `x` of shape {shape}; pad the batch and leave "
+            "the padding out with `mask`."
+        )
+    shards = virtual_batch_size // size
+    if virtual_batch_size % size or any(len(batch) % shards for batch in batches):
+        raise ValueError(
+            f"`virtual_batch_size` must divide the {size} examples of a shard, or be "
+            "those of so many shards that the synchronised ones, "
+            f"{' or '.join(str(n) for n in sorted({len(b) for b in batches}))} in "
+            f"number, are cut evenly, got {virtual_batch_size}."
+        )
 
 
 def check_groups(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxbn._functional import batch_norm
 from jaxbn._lift import lift_input
-from jaxbn._moments import compute_moments
+from jaxbn._moments import compute_moments, merge_moments
 from jaxbn._normalize import Activation, normalize
 from jaxbn._running_stats import init_running_stats, update_running_stats
 from jaxbn._types import RunningStats
@@ -46,6 +46,9 @@ class BatchNorm(nn.Module):
             batch statistics are synchronised, counts included; not needed under `jit`,
             nor bound at initialization.
         axis_index_groups: groups along `axis_name`, each a batch of its own.
+        virtual_batch_size: normalize contiguous parts of so many examples, each by its
+            own moments (ghost batch norm), as in `jaxbn.batch_norm`; the running
+            statistics take the moments of all of them together.
         activation: applied last, such as `jax.nn.relu`; its backward stores no mask.
 
     Example:
@@ -77,6 +80,7 @@ class BatchNorm(nn.Module):
     scale_init: Callable = nn.initializers.ones
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Sequence[Sequence[int]] | None = None
+    virtual_batch_size: int | None = None
     activation: Activation | None = None
 
     @nn.compact
@@ -134,14 +138,12 @@ class BatchNorm(nn.Module):
         if self.is_initializing():
             moments = compute_moments(x, axis=layout.feature_axes, mask=mask)
             return normalize(x, moments.mean, moments.var, scale, bias, **options)
-        y, moments = batch_norm(
-            x,
-            scale,
-            bias,
-            axis_name=self.axis_name,
-            axis_index_groups=self.axis_index_groups,
-            **options,
-        )
+        options["axis_name"] = self.axis_name
+        options["axis_index_groups"] = self.axis_index_groups
+        options["virtual_batch_size"] = self.virtual_batch_size
+        y, moments = batch_norm(x, scale, bias, **options)
+        if self.virtual_batch_size is not None:
+            moments = merge_moments(moments)
         stats = RunningStats(mean.value, var.value, jnp.zeros(()))
         stats = update_running_stats(stats, moments, momentum=self.momentum)
         mean.value, var.value = stats.mean, stats.var

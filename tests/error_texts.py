@@ -220,7 +220,7 @@ ERRORS = [
         (
             "`x` must have more than one value per feature in training, got shape (1, 1, 3) "
             "with `axis` (2,): the variance of one value is 0, so that the output would be "
-            "`bias` whatever `x` is. Use a larger batch, or the running averages."
+            "`bias` whatever `x` is. Use a larger (virtual) batch, or the running averages."
         ),
     ),
     (

@@ -68,8 +68,15 @@ def reads_rows_only(body: list[Instruction], position: int) -> bool:
     (name,) = (
         i.name for i in body if i.op == "parameter" and int(i.arguments) == position
     )
+    return sliced_only(body, name)
+
+
+def sliced_only(body: list[Instruction], name: str) -> bool:
+    """Whether all users of a value, through bitcasts too, read a few of its rows."""
     users = [i for i in body if name in i.operands]
-    return bool(users) and all(i.op in ROWS for i in users)
+    return bool(users) and all(
+        i.op in ROWS or (i.op == "bitcast" and sliced_only(body, i.name)) for i in users
+    )
 
 
 def passes(function: Callable, *shapes: jax.ShapeDtypeStruct, full: int) -> Passes:

@@ -58,4 +58,47 @@ SYNC_ERRORS = [
             "`shard_map`, which allows both."
         ),
     ),
+    (
+        lambda: jaxbn.batch_norm(X, virtual_batch_size=2.0),
+        TypeError,
+        "`virtual_batch_size` must be an int, got 2.0.",
+    ),
+    (
+        lambda: jaxbn.batch_norm(X, virtual_batch_size=0),
+        ValueError,
+        "`virtual_batch_size` must be at least 1, got 0.",
+    ),
+    (
+        lambda: jaxbn.compute_moments(X, axis=0, virtual_batch_size=2),
+        ValueError,
+        (
+            "`virtual_batch_size` cuts axis 0 of `x`, which must not be a feature axis, "
+            "got `axis` (0,) for `x` of shape (8, 4, 3)."
+        ),
+    ),
+    (
+        lambda: jaxbn.compute_moments(X, virtual_batch_size=3),
+        ValueError,
+        (
+            "`virtual_batch_size` must divide the batch, got 3 for 8 examples, axis 0 of "
+            "`x` of shape (8, 4, 3); pad the batch and leave the padding out with `mask`."
+        ),
+    ),
+    (
+        lambda: jax.vmap(
+            lambda x: jaxbn.compute_moments(
+                x,
+                virtual_batch_size=8,
+                axis_name="i",
+                axis_index_groups=[[0, 1, 2], [3, 7, 6, 5, 4]],
+            ),
+            axis_name="i",
+        )(X),
+        ValueError,
+        (
+            "`virtual_batch_size` must divide the 4 examples of a shard, or be those of "
+            "so many shards that the synchronised ones, 3 or 5 in number, are cut "
+            "evenly, got 8."
+        ),
+    ),
 ]

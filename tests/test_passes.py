@@ -84,6 +84,18 @@ def test_with_residual(activation):
     assert sum(got) < sum(theirs)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_virtual_batches_take_one_pass_more_at_most(activation):
+    def forward(x, scale, bias):
+        act = None if activation == "plain" else jax.nn.relu
+        options = {"virtual_batch_size": 8, "activation": act}
+        return jaxbn.batch_norm(x, scale, bias, **options)[0]
+
+    assert count(forward, backward=False) == (3, 1)
+    whole = count(ours(activation), backward=True)
+    assert sum(count(forward, backward=True)) <= sum(whole) + 1
+
+
 def test_the_counter_counts():
     x = jax.ShapeDtypeStruct((256, 256), jnp.float32)
     assert hlo.passes(lambda x: x + 1, x, full=x.size) == (1, 1)

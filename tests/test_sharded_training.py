@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Linen module over devices: `shard_map` with `axis_name`, `jit` over a mesh."""
 
-import re
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 import jaxbn
 from jaxbn.linen import BatchNorm
 from tests import oracle
-from tests.test_collective_counts import count_collectives
+from tests.test_collective_counts import compiled_collectives, count_collectives
 
 MASK = np.arange(16) < 5  # the shards hold 4, 1, 0 and 0 examples that count
 
@@ -83,13 +81,6 @@ def test_a_sharded_batch_under_jit_is_one_batch(x, dtype):
     np.testing.assert_allclose(moments.var, expected.var, rtol=2e-6)
     atol = 2e-6 if dtype == jnp.float32 else 0.01
     np.testing.assert_allclose(y.astype(jnp.float32), expected.y, atol=atol)
-
-
-def compiled_collectives(function, *args):
-    """Those of the compiled program: under `jit` the partitioner puts them in."""
-    text = jax.jit(function).lower(*args).compile().as_text()
-    names = "all-reduce|all-gather|collective-permute|all-to-all"
-    return len(re.findall(rf" (?:{names})(?:-start)?\(", text))
 
 
 @pytest.mark.parametrize(("dtype", "extra"), [(jnp.float32, 1), (jnp.bfloat16, 0)])

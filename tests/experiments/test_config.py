@@ -25,6 +25,14 @@ ERRORS = [
     (lambda: TrainConfig(num_steps=0), "`train.num_steps` must be >= 1, got 0."),
     (lambda: TrainConfig(eval_every=0), "`train.eval_every` must be >= 1, got 0."),
     (
+        lambda: NormConfig(virtual_batch_size=1),
+        "`norm.virtual_batch_size` must be >= 2, got 1.",
+    ),
+    (
+        lambda: ExperimentConfig(name="a", norm=NormConfig(virtual_batch_size=24)),
+        "`norm.virtual_batch_size` must be a divisor of data.batch_size, 64, got 24.",
+    ),
+    (
         lambda: ExperimentConfig(name="a/b"),
         "`name` must be a plain folder name, got 'a/b'.",
     ),

@@ -72,7 +72,7 @@ def test_help_lists_every_field():
     for flag in (
         "--workdir", "--overwrite", "--name", "--seed", "--data.name",
         "--data.batch-size", "--model.name", "--norm.kind", "--norm.momentum",
-        "--norm.epsilon", "--optimizer.name", "--optimizer.learning-rate",
+        "--norm.epsilon", "--norm.virtual-batch-size", "--optimizer.name", "--optimizer.learning-rate",
         "--train.num-steps", "--train.eval-every", "--train.log-every",
     ):  # fmt: skip
         assert flag in result.stdout, flag
@@ -93,6 +93,10 @@ def test_a_value_out_of_range_is_named():
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
+        (
+            ["train", "configs/digits_dense.py", "--norm.virtual-batch-size", "24"],
+            "`norm.virtual_batch_size` must be a divisor of data.batch_size, 64, got",
+        ),
         (["train"], "`train` takes a config file first; see --help."),
         (["train", "no.py"], "config `no.py` is not a file; there are: configs/"),
         (["trian"], "there is no command `trian`; there are: train, demo."),

@@ -36,7 +36,7 @@ def test_conv(kind):
 
 
 def test_the_norm_gets_its_settings():
-    config = NormConfig(momentum=0.0, epsilon=3.0)
+    config = NormConfig(momentum=0.0, epsilon=3.0, virtual_batch_size=2)
     model = make_model(ModelConfig(name="dense"), config, 10)
     x = jax.random.normal(jax.random.key(1), X.shape)
     variables = model.init(jax.random.key(0), x, train=True)
@@ -44,4 +44,8 @@ def test_the_norm_gets_its_settings():
     first = jax.tree.leaves(updates["batch_stats"])[1]
     hidden = x.reshape(4, -1) @ variables["params"]["Dense_0"]["kernel"]
     assert jnp.allclose(first, hidden.var(0), rtol=1e-3)  # momentum 0
-    assert model.bind(variables).norm.keywords == {"momentum": 0.0, "epsilon": 3.0}
+    assert model.bind(variables).norm.keywords == {
+        "momentum": 0.0,
+        "epsilon": 3.0,
+        "virtual_batch_size": 2,
+    }

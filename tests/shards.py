@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch cut into shards, mapped over by each transform, and put together again."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jaxbn
+from tests import cases
+
+SHARDS = 4
+MODES = ("shard_map", "shard_map_unchecked", "pmap", "vmap")
+
+
+def mesh(num=SHARDS):
+    return jax.make_mesh(
+        (num,), ("i",), axis_types=(AxisType.Auto,), devices=jax.devices()[:num]
+    )
+
+
+def mapped(mode, function, num=SHARDS):
+    """Maps over the leading axis, named i, of the first argument, not the second."""
+    if mode == "vmap":
+        return jax.vmap(function, in_axes=(0, None), axis_name="i")
+    if mode == "pmap":
+        devices = jax.devices()[:num]
+        return jax.pmap(function, in_axes=(0, None), axis_name="i", devices=devices)
+
+    def local(shard, shared):
+        shard = jax.tree.map(lambda a: a[0], shard)
+        return jax.tree.map(lambda a: a[None], function(shard, shared))
+
+    return jax.shard_map(
+        local,
+        mesh=mesh(num),
+        in_specs=(P("i"), P()),
+        out_specs=P("i"),
+        check_vma=mode == "shard_map",
+    )
+
+
+def cut(data, num=SHARDS):
+    """The arrays that are cut, stacked by shard, and the shared ones."""
+    shard = {k: getattr(data, k) for k in ("x", "residual", "mask", "dy")}
+    shared = {k: getattr(data, k) for k in ("scale", "bias", "dmean", "dvar")}
+
+    def split(a):
+        return jnp.asarray(a.reshape(num, len(a) // num, *a.shape[1:]))
+
+    if data.mask is not None and len(data.mask) != len(data.x):
+        shared["mask"] = shard.pop("mask")
+    return jax.tree.map(split, shard), jax.tree.map(jnp.asarray, shared)
+
+
+def whole(stacked):
+    """Shards put together again."""
+    return None if stacked is None else stacked.reshape(-1, *stacked.shape[2:])
+
+
+def local_norm(case, shard, shared, **options):
+    """batch_norm of one shard as a function of its differentiable arguments."""
+
+    def function(x, scale, bias, residual):
+        return jaxbn.batch_norm(
+            x,
+            scale,
+            bias,
+            axis=case.axis,
+            epsilon=case.epsilon,
+            mask=shard["mask"] if "mask" in shard else shared["mask"],
+            residual=residual,
+            activation=cases.ACTIVATIONS[case.activation],
+            **options,
+        )
+
+    return function
+
+
+def arguments(shard, shared):
+    return shard["x"], shared["scale"], shared["bias"], shard["residual"]
+
+
+def loss(case, shard, shared, num=SHARDS, **options):
+    """Linear in outputs and moments, whose part is shared out between the shards."""
+
+    def function(*args):
+        y, moments = local_norm(case, shard, shared, **options)(*args)
+        wide = shared["dmean"].dtype
+        total = jnp.sum(y.astype(wide) * shard["dy"].astype(wide))
+        share = sum(
+            jnp.sum(d * m.reshape(-1, *d.shape).sum(0))
+            for d, m in zip((shared["dmean"], shared["dvar"]), moments, strict=False)
+        )
+        return total + share / num
+
+    return function
+
+
+class Result(NamedTuple):
+    """Of the whole batch; moments and gradients of vectors by shard."""
+
+    y: jax.Array
+    moments: jaxbn.Moments
+    gradients: tuple
+
+    @property
+    def together(self):
+        """The gradients of x, scale, bias and residual."""
+        dx, *vectors, dr = self.gradients
+        return whole(dx), *vectors, whole(dr)
+
+
+def run(mode, case, data, num=SHARDS, **options):
+    """Outputs, moments and gradients of a batch cut into shards, taken inside."""
+
+    def step(shard, shared):
+        inputs = arguments(shard, shared)
+        norm = local_norm(case, shard, shared, axis_name="i", **options)
+        y, moments = norm(*inputs)
+        function = loss(case, shard, shared, num, axis_name="i", **options)
+        argnums = tuple(k for k, a in enumerate(inputs) if a is not None)
+        gradients = dict(
+            zip(argnums, jax.grad(function, argnums)(*inputs), strict=True)
+        )
+        return y, moments, tuple(gradients.get(k) for k in range(4))
+
+    y, moments, (dx, *vectors, dr) = jax.jit(mapped(mode, step, num))(*cut(data, num))
+    # Complete on every shard where the shared arguments are known to be the same.
+    complete = mode == "shard_map"
+    vectors = jax.tree.map(lambda g: g[0] if complete else g.sum(0), vectors)
+    return Result(whole(y), moments, (dx, *vectors, dr))
