@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
+DRAWS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test compare fuzz lint format clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -17,6 +18,12 @@ demo: $(VENV)/.experiments ## train on real digits, with and without batch norm;
 
 test: $(VENV)/.dev ## the whole suite
 	$(BIN)/python -m pytest -n $(JOBS)
+
+compare: $(VENV)/.compare ## jaxbn, flax, haiku, equinox, keras and torch on the same cases
+	@$(BIN)/python -m tests.comparison
+
+fuzz: $(VENV)/.dev ## batches cut in any way against the oracle; DRAWS=1000 of each kind
+	DRAWS=$(DRAWS) $(BIN)/python -m pytest -n $(JOBS) tests/test_properties.py --hypothesis-profile fuzz
 
 lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff check

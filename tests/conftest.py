@@ -23,7 +23,16 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Compilation dwarfs any deadline; every run draws the same cases.
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "ci", deadline=None, derandomize=True, max_examples=40
+)
+hypothesis.settings.register_profile(
+    "fuzz",
+    deadline=None,
+    derandomize=False,
+    max_examples=int(os.environ.get("DRAWS", "1000")),
+    print_blob=True,
+)
 hypothesis.settings.load_profile("ci")
 
 

@@ -103,6 +103,8 @@ class BatchNorm:
         self.var = (self.part * self.centered**2).sum(0)
         with np.errstate(divide="ignore"):
             self.rho = np.where(self.var + epsilon > 0, (self.var + epsilon) ** -0.5, 0)
+        # What the mean is off, beside a part of the deviation.
+        self.mean_loss = 0.0
         self.z = self.scale * self.rho * self.centered + self.bias + self.residual
 
     def _flat(self, vector):
@@ -131,12 +133,24 @@ class BatchNorm:
     def _spread(self):
         """The size of the terms of a centered value, whose mean is right to a part of
         the deviation."""
-        return np.abs(self.centered) + np.sqrt(self.var)
+        return np.abs(self.centered) + np.sqrt(self.var) + self.mean_loss
 
     def output_sizes(self):
         """The sizes of the terms of z."""
+        return self.matrix.unfold(self._sizes())
+
+    def _sizes(self):
         sizes = np.abs(self.scale) * self.rho * self._spread() + np.abs(self.bias)
-        return self.matrix.unfold(sizes + np.abs(self.residual))
+        return sizes + np.abs(self.residual)
+
+    def farthest(self):
+        """The largest square distance from the mean, in variances."""
+        squares = self.centered**2
+        return np.max(squares / np.where(self.var > 0, self.var, np.inf), initial=0)
+
+    def near_kink(self, within=1e-5):
+        """Whether rounding may decide on which side of 0 some z is."""
+        return np.any(self.counts & (np.abs(self.z) <= within * self._sizes()))
 
     def backward(self, dy, dmean=0.0, dvar=0.0):
         """Returns the gradients and the sizes of their terms."""

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -42,8 +43,11 @@ def mapped(mode, function, num=SHARDS):
     )
 
 
-def cut(data, num=SHARDS):
+def cut(data, num=SHARDS, groups=None):
     """The arrays that are cut, stacked by shard, and the shared ones."""
+    share = np.empty(num, data.dmean.dtype)
+    for group in groups or [range(num)]:
+        share[list(group)] = 1 / len(group)
     shard = {k: getattr(data, k) for k in ("x", "residual", "mask", "dy")}
     shared = {k: getattr(data, k) for k in ("scale", "bias", "dmean", "dvar")}
 
@@ -52,12 +56,16 @@ def cut(data, num=SHARDS):
 
     if data.mask is not None and len(data.mask) != len(data.x):
         shared["mask"] = shard.pop("mask")
-    return jax.tree.map(split, shard), jax.tree.map(jnp.asarray, shared)
+    shard = {**jax.tree.map(split, shard), "share": jnp.asarray(share)}
+    return shard, jax.tree.map(jnp.asarray, shared)
 
 
 def whole(stacked):
     """Shards put together again."""
-    return None if stacked is None else stacked.reshape(-1, *stacked.shape[2:])
+    if stacked is None:
+        return None
+    num, size, *others = stacked.shape
+    return stacked.reshape(num * size, *others)
 
 
 def local_norm(case, shard, shared, **options):
@@ -83,8 +91,8 @@ def arguments(shard, shared):
     return shard["x"], shared["scale"], shared["bias"], shard["residual"]
 
 
-def loss(case, shard, shared, num=SHARDS, **options):
-    """Linear in outputs and moments, whose part is shared out between the shards."""
+def loss(case, shard, shared, **options):
+    """Linear in outputs and moments, whose part the shards of a batch share out."""
 
     def function(*args):
         y, moments = local_norm(case, shard, shared, **options)(*args)
@@ -94,7 +102,7 @@ def loss(case, shard, shared, num=SHARDS, **options):
             jnp.sum(d * m.reshape(-1, *d.shape).sum(0))
             for d, m in zip((shared["dmean"], shared["dvar"]), moments, strict=False)
         )
-        return total + share / num
+        return total + shard["share"] * share
 
     return function
 
@@ -120,15 +128,38 @@ def run(mode, case, data, num=SHARDS, **options):
         inputs = arguments(shard, shared)
         norm = local_norm(case, shard, shared, axis_name="i", **options)
         y, moments = norm(*inputs)
-        function = loss(case, shard, shared, num, axis_name="i", **options)
+        function = loss(case, shard, shared, axis_name="i", **options)
         argnums = tuple(k for k, a in enumerate(inputs) if a is not None)
         gradients = dict(
             zip(argnums, jax.grad(function, argnums)(*inputs), strict=True)
         )
         return y, moments, tuple(gradients.get(k) for k in range(4))
 
-    y, moments, (dx, *vectors, dr) = jax.jit(mapped(mode, step, num))(*cut(data, num))
+    pieces = cut(data, num, options.get("axis_index_groups"))
+    y, moments, (dx, *vectors, dr) = jax.jit(mapped(mode, step, num))(*pieces)
     # Complete on every shard where the shared arguments are known to be the same.
     complete = mode == "shard_map"
     vectors = jax.tree.map(lambda g: g[0] if complete else g.sum(0), vectors)
     return Result(whole(y), moments, (dx, *vectors, dr))
+
+
+def run_whole(case, data, **options):
+    """The same of a batch that is not cut, on one device."""
+    options = {**cases.options(case, data), **options}
+
+    @jax.jit
+    def run(x, scale, bias, residual):
+        def function(x, scale, bias, residual):
+            return jaxbn.batch_norm(x, scale, bias, **{**options, "residual": residual})
+
+        (y, moments), vjp = jax.vjp(function, x, scale, bias, residual)
+        dmean, dvar = (
+            jnp.broadcast_to(jnp.asarray(d), m.shape)
+            for d, m in zip((data.dmean, data.dvar), moments, strict=False)
+        )
+        cotangent = jaxbn.Moments(dmean, dvar, moments.count)
+        return y, moments, vjp((jnp.asarray(data.dy), cotangent))
+
+    y, moments, (dx, *vectors, dr) = run(*cases.arrays(data), options["residual"])
+    dr = None if dr is None else dr[None]
+    return Result(y, moments, (dx[None], *vectors, dr))

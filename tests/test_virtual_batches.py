@@ -35,30 +35,10 @@ def examples(case, size):
     return np.arange(case.shape[0]).reshape(-1, size)
 
 
-def on_one_device(case, data, size):
-    """As `shards.run`, of one shard and without a map."""
-    options = {**cases.options(case, data), "virtual_batch_size": size}
-
-    @jax.jit
-    def run(x, scale, bias, residual):
-        def function(x, scale, bias, residual):
-            return jaxbn.batch_norm(x, scale, bias, **{**options, "residual": residual})
-
-        (y, moments), vjp = jax.vjp(function, x, scale, bias, residual)
-        stacked = (len(moments.mean), *data.dmean.shape)
-        cotangents = (np.broadcast_to(d, stacked) for d in (data.dmean, data.dvar))
-        cotangent = jaxbn.Moments(*map(jnp.asarray, cotangents), moments.count)
-        return y, moments, vjp((jnp.asarray(data.dy), cotangent))
-
-    y, moments, (dx, *vectors, dr) = run(*cases.arrays(data), options["residual"])
-    dr = None if dr is None else dr[None]
-    return shards.Result(y, moments, (dx[None], *vectors, dr))
-
-
 @pytest.mark.parametrize("size", [4, 8])
 def test_on_one_device(virtual_case, size):
     data = cases.make(virtual_case)
-    result = on_one_device(virtual_case, data, size)
+    result = shards.run_whole(virtual_case, data, virtual_batch_size=size)
     cut = examples(virtual_case, size)
     parts.check(virtual_case, data, cut, result, result.moments)
     options = cases.options(virtual_case, data)
@@ -92,7 +72,6 @@ def test_cut_from_groups_of_shards(mode, size):
     """A batch of each group; the moments of the other group's parts count nothing."""
     case = Case("virtual_groups", shape=(16, 5, 3), mask="ragged", mean=100.0)
     data = cases.make(case)
-    data = data._replace(dmean=0 * data.dmean, dvar=0 * data.dvar)
     groups = [[0, 2], [3, 1]]
     options = {"virtual_batch_size": size, "axis_index_groups": groups}
     result = shards.run(mode, case, data, **options)

@@ -72,7 +72,8 @@ def test_help_lists_every_field():
     for flag in (
         "--workdir", "--overwrite", "--name", "--seed", "--data.name",
         "--data.batch-size", "--model.name", "--norm.kind", "--norm.momentum",
-        "--norm.epsilon", "--norm.virtual-batch-size", "--optimizer.name", "--optimizer.learning-rate",
+        "--norm.epsilon", "--norm.virtual-batch-size", "--optimizer.name",
+        "--optimizer.learning-rate",
         "--train.num-steps", "--train.eval-every", "--train.log-every",
     ):  # fmt: skip
         assert flag in result.stdout, flag

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the libraries are compared on: batches, masks, shards, and the truth of them."""
+
+import zlib
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from tests import oracle
+from tests.cases import DTYPES
+
+EPSILON = 1e-5
+MOMENTUM = 0.9  # PyTorch's is 1 minus this
+SHARDS = 4
+
+
+class Scenario(NamedTuple):
+    """Some training steps, and then inference, of one batch norm."""
+
+    title: str
+    shape: tuple[int, ...] = (64, 4, 4, 8)
+    dtype: str = "float32"
+    mean: float = 0.0
+    deviation: float = 1.0
+    mask: str | None = None
+    padding: float = 0.0  # what stands where nothing counts
+    shards: int = 1
+    groups: tuple[tuple[int, ...], ...] | None = None
+    steps: int = 3
+    refuse: bool = False  # right is to raise an error
+
+    def limit(self, quantity: str) -> float:
+        """What a right result is off at most; running statistics are float32."""
+        rounding = 4 * float(jnp.finfo(DTYPES[self.dtype]).eps)
+        if self.dtype == "float64":
+            return 1e-5 if quantity in ("statistics", "evaluation") else 1e-12
+        return max(rounding, 1e-5)
+
+
+SCENARIOS = [
+    Scenario("float32"),
+    Scenario("float64", dtype="float64"),
+    Scenario("bfloat16", dtype="bfloat16"),
+    Scenario("float16", dtype="float16"),
+    Scenario("mean / sd 1e2", mean=1e2),
+    Scenario("mean / sd 1e3", mean=1e3),
+    Scenario("mean / sd 1e4", mean=1e4),
+    Scenario("mean 100, sd 0.01", mean=1e2, deviation=1e-2),
+    Scenario("bfloat16, mean / sd 100", dtype="bfloat16", mean=100.0),
+    Scenario("float16, mean / sd 300", dtype="float16", mean=300.0),
+    Scenario("constant channels of 17.7", mean=17.7, deviation=0.0),
+    Scenario("one value per channel", shape=(1, 1, 1, 8), refuse=True),
+    Scenario("empty batch", shape=(0, 4, 4, 8)),
+    Scenario("evaluation after 1 step", steps=1, mean=5.0, deviation=2.0),
+    Scenario("evaluation after 10 steps", steps=10, mean=5.0, deviation=2.0),
+    Scenario("evaluation after 100 steps", steps=100, mean=5.0, deviation=2.0),
+    Scenario("masked examples", mask="ragged"),
+    Scenario("masked positions", mask="positions"),
+    Scenario("mask of integers", mask="integers"),
+    Scenario("weights", mask="weights"),
+    Scenario("padding of 1e6", mask="ragged", padding=1e6),
+    Scenario("padding of NaN", mask="ragged", padding=np.nan),
+    Scenario("nothing counts", mask="nothing"),
+    Scenario("4 shards", shards=SHARDS),
+    Scenario("4 shards, mean / sd 1e3", shards=SHARDS, mean=1e3),
+    Scenario("4 shards, uneven counts", shards=SHARDS, mask="uneven"),
+    Scenario("4 shards, one empty", shards=SHARDS, mask="one empty"),
+    Scenario("2 groups of 2 shards", shards=SHARDS, groups=((0, 1), (2, 3))),
+]
+
+
+class Truth(NamedTuple):
+    """What a right library gives, in float64."""
+
+    output: np.ndarray
+    gradients: tuple[np.ndarray, ...]  # of x, scale, bias
+    mean: np.ndarray  # of inference, after all steps
+    var: np.ndarray
+    evaluated: np.ndarray  # the first batch in inference
+
+
+class Data(NamedTuple):
+    """The arrays of a scenario."""
+
+    batches: np.ndarray  # (steps, *shape)
+    mask: np.ndarray | None  # (b,), (b, h, w) or None
+    dy: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+
+
+def make_mask(kind, shape, rng):
+    """The same in every step."""
+    b = shape[0]
+    index = np.arange(b)
+    shard, place = np.divmod(index, max(b // SHARDS, 1))
+    match kind:
+        case None:
+            return None
+        case "ragged":
+            return index < b - b // 4
+        case "positions":
+            return rng.random(shape[:-1]) < 0.6
+        case "integers":
+            return (rng.random(shape[:-1]) < 0.6).astype(np.int32)
+        case "weights":
+            return rng.uniform(0, 2, b).astype(np.float32)
+        case "nothing":
+            return np.zeros(b, bool)
+        case "uneven":
+            return place <= 5 * shard
+        case "one empty":
+            return shard < SHARDS - 1
+
+
+def make(scenario: Scenario) -> Data:
+    """Draws the arrays, the same in every run; shards differ in mean."""
+    rng = np.random.default_rng(zlib.crc32(scenario.title.encode()))
+    shape, dtype = scenario.shape, DTYPES[scenario.dtype]
+    normal = rng.normal(size=(scenario.steps, *shape))
+    if scenario.shards > 1:
+        apart = np.repeat(np.arange(scenario.shards), shape[0] // scenario.shards)
+        normal = normal + apart[:, None, None, None]
+    batches = (scenario.mean + scenario.deviation * normal).astype(dtype)
+    mask = make_mask(scenario.mask, shape, rng)
+    if mask is not None and scenario.padding != 0:
+        batches[:, mask == 0] = scenario.padding
+    wide = np.float64 if scenario.dtype == "float64" else np.float32
+    scale, bias = rng.normal(size=(2, shape[-1])).astype(wide)
+    dy = rng.normal(size=shape).astype(dtype)
+    if mask is not None:
+        dy[mask == 0] = 0  # a loss leaves out what does not count
+    return Data(batches, mask, dy, scale, bias)
+
+
+def parts(scenario: Scenario):
+    """The examples that share statistics."""
+    index = np.arange(scenario.shape[0]).reshape(scenario.shards, -1)
+    groups = scenario.groups or (tuple(range(scenario.shards)),)
+    return [index[list(group)].ravel() for group in groups]
+
+
+def truth(scenario: Scenario, data: Data, convention) -> Truth:
+    """By the oracle; the running statistics by the library's own convention."""
+    output = np.zeros(scenario.shape)
+    dx = np.zeros(scenario.shape)
+    dscale, dbias = np.zeros_like(data.scale), np.zeros_like(data.bias)
+    for examples in parts(scenario):
+        one = batch_norm(data, 0, examples)
+        output[examples] = one.forward().y
+        gradients, _ = one.backward(data.dy[examples])
+        dx[examples] = gradients.x
+        dscale, dbias = dscale + gradients.scale, dbias + gradients.bias
+    first = parts(scenario)[0]
+    moments = [batch_norm(data, k, first).forward()[1:] for k in range(scenario.steps)]
+    mean, var = convention(moments)
+    x = data.batches[0].astype(np.float64)
+    evaluated = (x - mean) / np.sqrt(var + EPSILON) * data.scale + data.bias
+    return Truth(output, (dx, dscale, dbias), mean, var, evaluated)
+
+
+def batch_norm(data: Data, step: int, examples) -> oracle.BatchNorm:
+    """The oracle of one part of one batch."""
+    mask = None if data.mask is None else data.mask[examples]
+    x = data.batches[step][examples]
+    return oracle.BatchNorm(x, data.scale, data.bias, epsilon=EPSILON, mask=mask)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison tells right from wrong; all of it, with all peers: `make compare`."""
+
+import jax
+import pytest
+
+from tests.comparison import table
+from tests.comparison.scenarios import SCENARIOS
+from tests.comparison.trial import LIBRARIES, trial
+
+BY_TITLE = {scenario.title: scenario for scenario in SCENARIOS}
+BY_NAME = {library.name: library for library in LIBRARIES}
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it():
+    """Flax relies on implicit promotion."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def cells(library, title):
+    """Whether each cell of a case is right."""
+    outcomes = {(title, library): trial(BY_NAME[library], BY_TITLE[title])}
+    found = table.rows([BY_TITLE[title]], [BY_NAME[library]], outcomes)
+    return [right for _, _, [(_, right)] in found]
+
+
+@pytest.mark.parametrize("title", BY_TITLE)
+def test_jaxbn_is_right_in_every_case(title):
+    assert all(cells("jaxbn", title))
+
+
+@pytest.mark.parametrize("library", ["flax.linen", "flax.nnx"])
+@pytest.mark.parametrize(
+    ("title", "right"),
+    [
+        ("float32", [True] * 4),
+        ("mean / sd 1e4", [False] * 4),
+        ("one value per channel", [False]),
+        ("4 shards", [True] * 4),
+        ("4 shards, uneven counts", [False] * 4),
+        ("2 groups of 2 shards", [False] * 4),
+        ("padding of NaN", [True, False, True, True]),
+    ],
+)
+def test_flax(library, title, right):
+    assert cells(library, title) == right
+
+
+def test_torch_has_no_masks():
+    assert cells("torch", "masked examples") == [None] * 4

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a right result may be off, computed from dtype and number of terms."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from tests import oracle
+
+
+def unit(dtype) -> float:
+    """The distance from 1 to the next number."""
+    return float(jnp.finfo(dtype).eps)
+
+
+class Tolerance(NamedTuple):
+    """How far a right result may be off, from dtype and number of terms.
+
+    Sums of n terms lose at most log2(n) + a few units of the sum of the terms' sizes
+    in a tree, about sqrt(n) units of one term in a row; the variance about a pivot, a
+    unit for each time that the pivot's square distance from the mean is the variance.
+    The condition is that of a bfloat16 variance, which has no pivot.
+    """
+
+    working: float
+    terms: float
+    condition: float
+
+    @classmethod
+    def of(cls, case, ref: oracle.BatchNorm) -> "Tolerance":
+        # For float64 the oracle, in float64 too, is no better: four units for one.
+        double = case.dtype == "float64"
+        working = 4 * unit(np.float64) if double else unit(np.float32)
+        terms = 8 + np.sqrt(max(ref.count, 1)) + ref.farthest()
+        condition = 1.0
+        if case.dtype == "bfloat16" and ref.count:
+            spread = np.maximum(ref.var, case.epsilon)
+            condition += float(np.max(ref.mean**2 / spread))
+        return cls(working, terms, condition)
+
+    def check(self, got, expected, sizes=None, *, what: str) -> None:
+        """Rounded once to its dtype, after arithmetic on terms of the given sizes."""
+        got = np.asarray(got)
+        wide = got.astype(np.float64)
+        sizes = np.abs(expected) if sizes is None else sizes
+        allowed = unit(got.dtype) * np.abs(expected)
+        allowed = allowed + self.working * self.terms * self.condition * sizes
+        assert wide.shape == np.shape(expected), f"{what}: {wide.shape}"
+        off = np.abs(wide - expected)
+        worst = (
+            np.unravel_index(np.argmax(off - allowed), off.shape) if off.size else ()
+        )
+        assert np.all(off <= allowed), (
+            f"{what}{list(map(int, worst))}: got {wide[worst]}, expected "
+            f"{np.asarray(expected)[worst]}, off by {off[worst]:.3g} where "
+            f"{np.broadcast_to(allowed, off.shape)[worst]:.3g} is allowed"
+        )
