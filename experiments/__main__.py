@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from experiments.config import ExperimentConfig
+from experiments.config import BenchConfig, ExperimentConfig
 from experiments.errors import UserError
 from experiments.loading import available, load
 
@@ -20,6 +20,8 @@ usage: python -m experiments COMMAND ...
   train CONFIG [--workdir DIR] [--overwrite] [--FIELD.SUBFIELD VALUE ...]
       Trains what a config file says. Any field can be changed on the command line;
       `train CONFIG --help` lists them all with their defaults.
+  bench CONFIG [--workdir DIR] [--FIELD VALUE ...]
+      Times one layer in jaxbn, Flax and, where installed, PyTorch, in turn.
   demo [--workdir DIR]
       Trains two networks on handwritten digits with and without batch norm, prints a
       table and writes a report.
@@ -28,6 +30,7 @@ examples:
   python -m experiments train configs/digits_dense.py
   python -m experiments train configs/digits_conv.py --norm.kind none --seed 1
   python -m experiments train configs/digits_dense.py --optimizer.learning-rate 0.01
+  python -m experiments bench configs/bench_layer.py --rounds 50
 
 configs:
 """
@@ -45,6 +48,15 @@ class TrainArguments:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchArguments:
+    """Times one layer as a config file says, with these fields changed."""
+
+    config: Annotated[BenchConfig, tyro.conf.arg(name="")]
+    workdir: Path | None = None
+    """The folder of the results; runs/NAME unless given. Earlier ones are replaced."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoArguments:
     """Trains two networks on handwritten digits, with and without batch norm."""
 
@@ -59,30 +71,58 @@ def help_text() -> str:
     return HELP + "\n".join(lines or ["  (none in configs/)"])
 
 
-def train_command(arguments: Sequence[str], console: Console) -> None:
-    """`train CONFIG ...`."""
+def configured(command: str, arguments: Sequence[str], console: Console, make):
+    """Loads the config that comes first, and changes what the other arguments say.
+
+    Returns None where only help was asked for.
+    """
     if not arguments or arguments[0].startswith("-"):
         if set(arguments) & {"-h", "--help"}:
             console.print(help_text(), markup=False, highlight=False, soft_wrap=True)
-            return
-        raise UserError("`train` takes a config file first; see --help.")
+            return None
+        raise UserError(f"`{command}` takes a config file first; see --help.")
     path, *rest = arguments
-    default = TrainArguments(config=load(Path(path)))
+    default = make(Path(path))
     try:
-        chosen = tyro.cli(
-            TrainArguments,
-            prog=f"python -m experiments train {path}",
+        return tyro.cli(
+            type(default),
+            prog=f"python -m experiments {command} {path}",
             default=default,
             args=rest,
         )
     except ValueError as error:  # of fields that do not fit each other
         raise UserError(str(error)) from error
+
+
+def train_command(arguments: Sequence[str], console: Console) -> None:
+    """`train CONFIG ...`."""
+
+    def make(path: Path) -> TrainArguments:
+        return TrainArguments(config=load(path, ExperimentConfig))
+
+    chosen = configured("train", arguments, console, make)
+    if chosen is None:
+        return
     # Imported late: --help and every error above should not wait for JAX.
     from experiments.train_command import run
 
     workdir = chosen.workdir or Path("runs") / chosen.config.name
     command = f"python -m experiments train {' '.join(arguments)}"
     run(console, chosen.config, workdir, overwrite=chosen.overwrite, command=command)
+
+
+def bench_command(arguments: Sequence[str], console: Console) -> None:
+    """`bench CONFIG ...`."""
+
+    def make(path: Path) -> BenchArguments:
+        return BenchArguments(config=load(path, BenchConfig))
+
+    chosen = configured("bench", arguments, console, make)
+    if chosen is None:
+        return
+    from experiments.bench_command import bench
+
+    bench(console, chosen.config, chosen.workdir or Path("runs") / chosen.config.name)
 
 
 def demo_command(arguments: Sequence[str], console: Console) -> None:
@@ -101,7 +141,7 @@ def demo_command(arguments: Sequence[str], console: Console) -> None:
         raise
 
 
-COMMANDS = {"train": train_command, "demo": demo_command}
+COMMANDS = {"train": train_command, "bench": bench_command, "demo": demo_command}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,6 +15,12 @@ def _require(holds: bool, name: str, requirement: str, value: object) -> None:
         raise ValueError(f"`{name}` must be {requirement}, got {value!r}.")
 
 
+def _check_name_and_seed(name: str, seed: int) -> None:
+    plain = name and not set(name) & set("/\\\0") and name != ".."
+    _require(bool(plain), "name", "a plain folder name", name)
+    _require(0 <= seed < 2**32, "seed", "in [0, 2**32)", seed)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The examples."""
@@ -109,10 +115,31 @@ class ExperimentConfig:
 
     def __post_init__(self):
         """Checks the ranges."""
-        plain = self.name and not set(self.name) & set("/\\\0") and self.name != ".."
-        _require(bool(plain), "name", "a plain folder name", self.name)
-        _require(0 <= self.seed < 2**32, "seed", "in [0, 2**32)", self.seed)
+        _check_name_and_seed(self.name, self.seed)
         size, virtual = self.data.batch_size, self.norm.virtual_batch_size
         divides = virtual is None or size % virtual == 0
         rule = f"a divisor of data.batch_size, {size}"
         _require(divides, "norm.virtual_batch_size", rule, virtual)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """A benchmark of one layer."""
+
+    name: str
+    """Names the folder of the results, `runs/NAME`."""
+    seed: int = 0
+    """Of the input, in [0, 2**32)."""
+    shape: tuple[int, int, int, int] = (64, 56, 56, 64)
+    """Of the input: examples, an even number, height, width, channels."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the input; PyTorch has its turn in float32 only."""
+    rounds: int = 20
+    """How often each library has its turn, at least 1."""
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        _check_name_and_seed(self.name, self.seed)
+        _require(self.rounds >= 1, "rounds", ">= 1", self.rounds)
+        fits = min(self.shape) >= 1 and self.shape[0] % 2 == 0
+        _require(fits, "shape", "positive, of an even number of examples", self.shape)

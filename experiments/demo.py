@@ -65,7 +65,9 @@ def demo(console: Console, workdir: Path) -> None:
 
 def _train_all(console: Console, workdir: Path) -> list[Outcome]:
     """Trains every network with every norm and seed, each in its folder."""
-    bases = {network: load(Path(path)) for network, path in CONFIGS.items()}
+    bases = {
+        network: load(Path(path), ExperimentConfig) for network, path in CONFIGS.items()
+    }
     per_base = len(NORMS) * len(SEEDS)
     total = per_base * sum(base.train.num_steps for base in bases.values())
     outcomes, done = [], 0

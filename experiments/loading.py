@@ -4,11 +4,13 @@
 import ast
 import runpy
 from pathlib import Path
+from typing import TypeVar
 
-from experiments.config import ExperimentConfig
+from experiments.config import BenchConfig, ExperimentConfig
 from experiments.errors import UserError
 
 FOLDER = Path("configs")
+Config = TypeVar("Config", ExperimentConfig, BenchConfig)
 
 
 def available(folder: Path = FOLDER) -> list[tuple[Path, str]]:
@@ -25,8 +27,8 @@ def _first_line(path: Path) -> str:
     return (text or "").partition("\n")[0]
 
 
-def load(path: Path) -> ExperimentConfig:
-    """Runs a config file and returns what its `get_config()` returns.
+def load(path: Path, kind: type[Config]) -> Config:
+    """Runs a config file and returns what its `get_config()` returns, of this kind.
 
     Raises:
         UserError: whatever is wrong with the file, in one line.
@@ -39,7 +41,7 @@ def load(path: Path) -> ExperimentConfig:
         if not callable(names.get("get_config")):
             raise UserError(
                 f"config `{path}` has no function `get_config()`; it must return an "
-                "`ExperimentConfig`."
+                f"`{kind.__name__}`."
             )
         config = names["get_config"]()
     except UserError:
@@ -53,9 +55,11 @@ def load(path: Path) -> ExperimentConfig:
         raise UserError(
             f"config `{path}` fails: {type(error).__name__}: {reason}."
         ) from error
-    if not isinstance(config, ExperimentConfig):
+    if not isinstance(config, kind):
+        takes = {ExperimentConfig: "train", BenchConfig: "bench"}
+        hint = f"; `{takes[type(config)]}` takes it" if type(config) in takes else ""
         raise UserError(
-            f"config `{path}`: `get_config()` must return an `ExperimentConfig`, got "
-            f"{type(config).__name__}."
+            f"config `{path}`: `get_config()` must return an `{kind.__name__}`, got "
+            f"{type(config).__name__}{hint}."
         )
     return config

@@ -22,16 +22,12 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Compilation dwarfs any deadline; every run draws the same cases.
+# Compilation dwarfs any deadline, and makes shrinking take minutes; in `ci` every run
+# draws the same cases.
+COMMON = {"deadline": None, "print_blob": True, "phases": [hypothesis.Phase.generate]}
+hypothesis.settings.register_profile("ci", derandomize=True, max_examples=40, **COMMON)
 hypothesis.settings.register_profile(
-    "ci", deadline=None, derandomize=True, max_examples=40
-)
-hypothesis.settings.register_profile(
-    "fuzz",
-    deadline=None,
-    derandomize=False,
-    max_examples=int(os.environ.get("DRAWS", "1000")),
-    print_blob=True,
+    "fuzz", max_examples=int(os.environ.get("DRAWS", "1000")), **COMMON
 )
 hypothesis.settings.load_profile("ci")
 

@@ -18,9 +18,9 @@ class Tolerance(NamedTuple):
     """How far a right result may be off, from dtype and number of terms.
 
     Sums of n terms lose at most log2(n) + a few units of the sum of the terms' sizes
-    in a tree, about sqrt(n) units of one term in a row; the variance about a pivot, a
-    unit for each time that the pivot's square distance from the mean is the variance.
-    The condition is that of a bfloat16 variance, which has no pivot.
+    in a tree, about sqrt(n) units of one term in a row; a variance about a pivot about
+    as many more as the pivot's square distance from the mean is variances. The
+    condition is that of a bfloat16 variance, which has no pivot.
     """
 
     working: float
@@ -44,7 +44,9 @@ class Tolerance(NamedTuple):
         got = np.asarray(got)
         wide = got.astype(np.float64)
         sizes = np.abs(expected) if sizes is None else sizes
-        allowed = unit(got.dtype) * np.abs(expected)
+        # Below the smallest normal number the distance to the next is always the same.
+        subnormal = float(jnp.finfo(got.dtype).smallest_subnormal)
+        allowed = unit(got.dtype) * np.abs(expected) + subnormal
         allowed = allowed + self.working * self.terms * self.condition * sizes
         assert wide.shape == np.shape(expected), f"{what}: {wide.shape}"
         off = np.abs(wide - expected)

@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 
 from experiments.config import (
+    BenchConfig,
     DataConfig,
     ExperimentConfig,
     NormConfig,
@@ -21,6 +22,11 @@ ERRORS = [
     (
         lambda: OptimizerConfig(learning_rate=float("nan")),
         "`optimizer.learning_rate` must be > 0, got nan.",
+    ),
+    (lambda: BenchConfig(name="a", rounds=0), "`rounds` must be >= 1, got 0."),
+    (
+        lambda: BenchConfig(name="a", shape=(3, 2, 2, 2)),
+        "`shape` must be positive, of an even number of examples, got (3, 2, 2, 2).",
     ),
     (lambda: TrainConfig(num_steps=0), "`train.num_steps` must be >= 1, got 0."),
     (lambda: TrainConfig(eval_every=0), "`train.eval_every` must be >= 1, got 0."),
@@ -52,10 +58,12 @@ def test_range(call, text):
 
 @pytest.mark.parametrize("path", [p for p, _ in available()], ids=lambda p: p.stem)
 def test_config_file(path):
-    config = load(path)
+    bench = path.stem.startswith("bench_")
+    config = load(path, BenchConfig if bench else ExperimentConfig)
     assert config.name == path.stem
     text = path.read_text()
-    for said in (f"python -m experiments train {path}", "Cost:", "Expected:"):
+    command = "bench" if bench else "train"
+    for said in (f"python -m experiments {command} {path}", "Cost:", "Expected:"):
         assert said in text
     assert "TODO" not in text
 

@@ -23,7 +23,7 @@ def as_users_run_it():
 def test_trains_writes_and_can_be_run_again(tmp_path, monkeypatch):
     original = experiments.demo.load
 
-    def short(path):
+    def short(path, kind):
         config = original(path)
         loop = dataclasses.replace(config.train, num_steps=20)
         return dataclasses.replace(config, train=loop)

@@ -3,6 +3,7 @@
 
 import pytest
 
+from experiments.config import ExperimentConfig
 from experiments.errors import UserError
 from experiments.loading import available, load
 
@@ -25,15 +26,15 @@ def test_answer(tmp_path, text, answer):
     path = tmp_path / "config.py"
     path.write_text(text)
     with pytest.raises(UserError) as raised:
-        load(path)
+        load(path, ExperimentConfig)
     message = str(raised.value)
     assert message.startswith(f"config `{path}`") and answer in message
     assert "\n" not in message
 
 
 def test_missing(tmp_path):
-    with pytest.raises(UserError, match="is not a file; there are: configs/digits"):
-        load(tmp_path / "no.py")
+    with pytest.raises(UserError, match="is not a file; there are: configs/bench"):
+        load(tmp_path / "no.py", ExperimentConfig)
 
 
 def test_lists_what_there_is_with_first_lines(tmp_path):

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the layer benchmark times: the same step of one norm in each library."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from experiments.config import BenchConfig
+
+AXIS = "shards"
+LIBRARIES = ("jaxbn", "flax", "torch")
+
+
+class BenchCase(NamedTuple):
+    """One row of the table."""
+
+    title: str
+    backward: bool = False
+    relu: bool = False
+    masked: bool = False
+    shards: int = 1
+
+
+BENCH_CASES = [
+    BenchCase("forward"),
+    BenchCase("forward + backward", backward=True),
+    BenchCase("forward, ReLU", relu=True),
+    BenchCase("forward + backward, ReLU", backward=True, relu=True),
+    BenchCase("forward, masked", masked=True),
+    BenchCase("forward + backward, masked", backward=True, masked=True),
+    BenchCase("forward, 2 devices synchronised", shards=2),
+    BenchCase("forward + backward, 2 devices synchronised", backward=True, shards=2),
+]
+
+
+def make_step(
+    library: str, case: BenchCase, config: BenchConfig
+) -> Callable[[], Any] | None:
+    """Returns what one call of takes the time of; None without library or feature."""
+    rng = np.random.default_rng(config.seed)
+    x, dy = rng.normal(size=(2, *config.shape)).astype(np.float32)
+    mask = np.arange(config.shape[0]) < max(1, 3 * config.shape[0] // 4)
+    if library == "torch":
+        there = importlib.util.find_spec("torch") is not None
+        fits = jax.default_backend() == "cpu" and config.dtype == "float32"
+        has_feature = not case.masked and case.shards == 1
+        return _torch_step(case, x, dy) if there and fits and has_feature else None
+    if case.shards > jax.device_count():
+        return None
+    module = importlib.import_module(f"{library}.linen").BatchNorm
+    fused = {"activation": jax.nn.relu} if library == "jaxbn" and case.relu else {}
+    norm = module(
+        use_running_average=False,
+        momentum=0.9,
+        axis_name=AXIS if case.shards > 1 else None,
+        **fused,
+    )
+    activation = nn.relu if case.relu and not fused else None
+    step = jax.jit(_cut(_jax_step(norm, activation, case), case))
+    variables = module(use_running_average=False).init(
+        jax.random.key(config.seed), jnp.ones((2, *config.shape[1:]), config.dtype)
+    )
+    # Flax wants the rank of x, jaxbn takes it too.
+    shaped = mask.reshape(-1, *[1] * (x.ndim - 1)) if case.masked else None
+    arguments = variables, *(_put(a, case, config) for a in (x, shaped, dy))
+    return lambda: jax.block_until_ready(step(*arguments))
+
+
+def _put(array: np.ndarray | None, case: BenchCase, config: BenchConfig):
+    """On the device, or cut over the devices."""
+    if array is None:
+        return None
+    if array.dtype != bool:
+        array = array.astype(config.dtype)
+    if case.shards == 1:
+        return jax.device_put(array)
+    return jax.device_put(array, jax.sharding.NamedSharding(_mesh(case), P(AXIS)))
+
+
+def _mesh(case: BenchCase) -> jax.sharding.Mesh:
+    return jax.make_mesh((case.shards,), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def _jax_step(norm: nn.Module, activation: Callable | None, case: BenchCase):
+    """Output and running statistics; the gradients of parameters and input."""
+
+    def forward(params, x, stats, mask):
+        variables = {"params": params, "batch_stats": stats}
+        y, updates = norm.apply(variables, x, mask=mask, mutable=["batch_stats"])
+        return (y if activation is None else activation(y)), updates["batch_stats"]
+
+    def step(variables, x, mask, dy):
+        params, stats = variables["params"], variables["batch_stats"]
+        if not case.backward:
+            return *forward(params, x, stats, mask), None
+        y, vjp, stats = jax.vjp(
+            lambda params, x: forward(params, x, stats, mask), params, x, has_aux=True
+        )
+        return y, stats, vjp(dy.astype(y.dtype))
+
+    return step
+
+
+def _cut(step: Callable, case: BenchCase) -> Callable:
+    """The same over devices, of which each holds a part of the batch."""
+    if case.shards == 1:
+        return step
+    gradients = (P(), P(AXIS)) if case.backward else None
+    return jax.shard_map(
+        step,
+        mesh=_mesh(case),
+        in_specs=(P(), P(AXIS), P(AXIS), P(AXIS)),
+        out_specs=(P(AXIS), P(), gradients),
+    )
+
+
+def _torch_step(case: BenchCase, x: np.ndarray, dy: np.ndarray):
+    """PyTorch on the CPU, in its faster memory format, channels last."""
+    torch: Any = importlib.import_module("torch")
+
+    def channels_last(array):
+        moved = torch.from_numpy(np.moveaxis(array, -1, 1).copy())
+        fits = moved.ndim == 4
+        return moved.to(memory_format=torch.channels_last) if fits else moved
+
+    norm = torch.nn.BatchNorm2d(x.shape[-1])
+    tensor, cotangent = channels_last(x), channels_last(dy)
+    activation = torch.nn.functional.relu if case.relu else lambda y: y
+
+    def forward():
+        with torch.no_grad():
+            return activation(norm(tensor))
+
+    def forward_and_backward():
+        leaf = tensor.detach().requires_grad_()
+        norm.zero_grad(set_to_none=True)
+        activation(norm(leaf)).backward(cotangent)
+        return leaf.grad
+
+    return forward_and_backward if case.backward else forward

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layer benchmark: what it times is right, and its command as a real process."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.bench_cases import BENCH_CASES, make_step
+from experiments.bench_command import medians, ratios
+from experiments.config import BenchConfig
+from tests.experiments.test_main import one_line_error, run
+
+CONFIG = BenchConfig(name="tiny", shape=(8, 4, 4, 2), rounds=2)
+BY_TITLE = {case.title: case for case in BENCH_CASES}
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it():
+    """Flax relies on implicit promotion."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.parametrize("title", BY_TITLE)
+def test_the_libraries_compute_the_same(title):
+    """Output, running statistics, gradients; outputs where positions count."""
+    case = BY_TITLE[title]
+    ours, theirs = (make_step(name, case, CONFIG)() for name in ("jaxbn", "flax"))
+    held = 6 if case.masked else 8
+    np.testing.assert_allclose(ours[0][:held], theirs[0][:held], atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), ours[1], theirs[1]
+    )
+    assert (ours[2] is not None) == case.backward
+    if case.backward and not case.masked:  # Flax's pads reach its gradients
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-4),
+            ours[2],
+            theirs[2],
+        )
+
+
+def test_ratios_are_of_the_same_round():
+    seconds = {"jaxbn": [1.0, 10.0, 1.0], "flax": [2.0, 20.0, 3.0]}
+    assert medians(seconds) == {"jaxbn": 1000.0, "flax": 3000.0}
+    assert ratios(seconds) == {"flax": 2.0}
+
+
+def test_command(tmp_path):
+    result = run(
+        "bench", "configs/bench_layer.py", "--workdir", tmp_path,
+        "--shape", "4", "4", "4", "2", "--rounds", "2",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "flax / jaxbn" in result.stdout and "\x1b" not in result.stdout
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert list(written["cases"]) == list(BY_TITLE)
+    for seconds in written["cases"].values():
+        assert all(len(times) == 2 for times in seconds.values())
+        assert {"jaxbn", "flax"} <= set(seconds)
+
+
+def test_a_config_of_the_other_kind_is_refused():
+    assert one_line_error(run("bench", "configs/digits_dense.py")) == (
+        "error: config `configs/digits_dense.py`: `get_config()` must return an "
+        "`BenchConfig`, got ExperimentConfig; `train` takes it."
+    )
