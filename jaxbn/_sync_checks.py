@@ -3,7 +3,7 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from jax import lax
 
@@ -16,7 +16,14 @@ def check_axis_name(axis_name: str | Sequence[str] | None) -> tuple[str, ...]:
     """Returns the names, each of which must be bound."""
     if axis_name is None:
         return ()
-    names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+    names = (axis_name,) if isinstance(axis_name, str) else axis_name
+    if not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
+        raise TypeError(
+            f"`axis_name` must be a string or a sequence of strings, got {axis_name!r}."
+        )
+    names = tuple(names)
+    if len(set(names)) < len(names):
+        raise ValueError(f"`axis_name` must name each axis once, got {names}.")
     for name in names:
         try:
             lax.axis_size(name)
@@ -90,6 +97,14 @@ def check_groups(
             f"`axis_index_groups` must come with `axis_name`, got {groups} and no name."
         )
     size = math.prod(lax.axis_size(name) for name in names)
+    nested = isinstance(groups, Iterable) and all(
+        isinstance(group, Iterable) and all(map(is_int, group)) for group in groups
+    )
+    if not nested:
+        raise TypeError(
+            "`axis_index_groups` must be a sequence of sequences of ints, got "
+            f"{groups!r}."
+        )
     canonical = tuple(tuple(map(operator.index, group)) for group in groups)
     if sorted(index for group in canonical for index in group) != list(range(size)):
         raise ValueError(

@@ -21,7 +21,26 @@ def mixed_names():
     return jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec)(X)
 
 
+def over_i(**sync):
+    return jax.vmap(lambda x: jaxbn.compute_moments(x, **sync), axis_name="i")(X)
+
+
 SYNC_ERRORS = [
+    (
+        lambda: jaxbn.batch_norm(X, axis_name=3),
+        TypeError,
+        "`axis_name` must be a string or a sequence of strings, got 3.",
+    ),
+    (
+        lambda: over_i(axis_name=("i", "i")),
+        ValueError,
+        "`axis_name` must name each axis once, got ('i', 'i').",
+    ),
+    (
+        lambda: over_i(axis_name="i", axis_index_groups=[0, 1]),
+        TypeError,
+        "`axis_index_groups` must be a sequence of sequences of ints, got [0, 1].",
+    ),
     (
         lambda: jaxbn.batch_norm(X, axis_name="nope"),
         ValueError,
@@ -37,12 +56,7 @@ SYNC_ERRORS = [
         ("`axis_index_groups` must come with `axis_name`, got [[0, 1]] and no name."),
     ),
     (
-        lambda: jax.vmap(
-            lambda x: jaxbn.compute_moments(
-                x, axis_name="i", axis_index_groups=[[0, 1], [3, 2, 1]]
-            ),
-            axis_name="i",
-        )(X),
+        lambda: over_i(axis_name="i", axis_index_groups=[[0, 1], [3, 2, 1]]),
         ValueError,
         (
             "`axis_index_groups` must hold every index of `axis_name` ('i',), 0 to 7, "
@@ -85,15 +99,11 @@ SYNC_ERRORS = [
         ),
     ),
     (
-        lambda: jax.vmap(
-            lambda x: jaxbn.compute_moments(
-                x,
-                virtual_batch_size=8,
-                axis_name="i",
-                axis_index_groups=[[0, 1, 2], [3, 7, 6, 5, 4]],
-            ),
+        lambda: over_i(
+            virtual_batch_size=8,
             axis_name="i",
-        )(X),
+            axis_index_groups=[[0, 1, 2], [3, 7, 6, 5, 4]],
+        ),
         ValueError,
         (
             "`virtual_batch_size` must divide the 4 examples of a shard, or be those of "

@@ -3,11 +3,15 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from tests import cases
+from jaxbn.linen import BatchNorm
+from tests import cases, shards
 from tests.cases import Case
 from tests.shards import arguments, cut, local_norm, mapped
 
@@ -63,3 +67,49 @@ def test_parameter_gradients_cost_nothing_more_where_they_can():
         return jax.grad(function, argnums=(0, 1, 2))(*arguments(shard, shared))
 
     assert count_collectives(mapped("shard_map", backward), shard, shared) == 2
+
+
+# Forward, and with the gradients of input and parameters: ours, Flax's.
+BESIDE_FLAX = {
+    "shard_map": ((1, 2), (1, 4)),
+    "shard_map_unchecked": ((1, 2), (1, 2)),
+    "pmap": ((1, 2), (1, 2)),
+    "vmap": ((1, 2), (1, 2)),  # over an axis that is cut over a mesh
+    "jit": ((2, 3), (1, 2)),  # one, of a row, is for the pivot
+}
+
+
+@pytest.mark.parametrize("mode", BESIDE_FLAX)
+def test_beside_flax(mode):
+    """Parameters' gradients are taken where they cost a collective that counts."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        counts = tuple(of_module(m, mode) for m in (BatchNorm, nn.BatchNorm))
+    assert counts == BESIDE_FLAX[mode]
+
+
+def of_module(module, mode):
+    """Of a training step of the module, forward and with its gradients."""
+    norm = module(use_running_average=False, axis_name=None if mode == "jit" else "i")
+    variables = norm.init(jax.random.key(0), jnp.ones((2, 3)))
+    # Where the compiler puts collectives in, it sums parameters' gradients as well.
+    argnums = 1 if mode in ("vmap", "jit") else (0, 1)
+
+    def forward(x, variables):
+        return norm.apply(variables, x, mutable=["batch_stats"])[0]
+
+    def backward(x, variables):
+        def loss(params, x):
+            return jnp.sum(forward(x, {**variables, "params": params}) ** 3)
+
+        return jax.grad(loss, argnums)(variables["params"], x)
+
+    steps = forward, backward
+    if mode != "jit":
+        steps = tuple(shards.mapped(mode, step) for step in steps)
+    if mode not in ("vmap", "jit"):
+        x = jnp.ones((4, 4, 3))
+        return tuple(count_collectives(step, x, variables) for step in steps)
+    cut = NamedSharding(shards.mesh(), P("i"))
+    shape = (64, 8, 8, 3) if mode == "jit" else (4, 16, 8, 8, 3)
+    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=cut)
+    return tuple(compiled_collectives(step, x, variables) for step in steps)

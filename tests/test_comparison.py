@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The comparison tells right from wrong; all of it, with all peers: `make compare`."""
 
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -50,3 +52,11 @@ def test_flax(library, title, right):
 
 def test_torch_has_no_masks():
     assert cells("torch", "masked examples") == [None] * 4
+
+
+def test_the_documentation_is_of_these_cases_and_libraries():
+    text = (Path(__file__).parents[1] / "docs" / "comparison.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0][2:] == [*list(BY_NAME)[:-1], list(BY_NAME)[-1] + " |"]
+    assert [row[0][2:] for row in rows[1:] if row[0] != "| "] == list(BY_TITLE)
+    assert "**" not in "".join(row[2] for row in rows)  # jaxbn's column

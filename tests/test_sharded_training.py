@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 import jaxbn
 from jaxbn.linen import BatchNorm
 from tests import oracle
-from tests.test_collective_counts import compiled_collectives, count_collectives
+from tests.test_collective_counts import compiled_collectives
 
 MASK = np.arange(16) < 5  # the shards hold 4, 1, 0 and 0 examples that count
 
@@ -98,31 +98,3 @@ def test_a_sharded_batch_costs_one_collective_each_way(dtype, extra):
 
     assert compiled_collectives(forward, x, c, c) == 1 + extra
     assert compiled_collectives(backward, x, x, c, c) == 2 + extra
-
-
-def test_flax_takes_more_collectives_for_a_gradient(x):
-    """One forward in both; backward one here, three there (checked shard_map)."""
-
-    def gradient(module):
-        variables = module.init(jax.random.key(0), x, use_running_average=False)
-
-        def loss(params, x):
-            y, _ = module.apply(
-                {**variables, "params": params},
-                x,
-                use_running_average=False,
-                mutable=["batch_stats"],
-            )
-            return jnp.sum(y**3)
-
-        mapped = jax.shard_map(
-            jax.grad(loss, argnums=(0, 1)),
-            mesh=mesh(),
-            in_specs=(P(), P("i")),
-            out_specs=(P(), P("i")),
-        )
-        with jax.numpy_dtype_promotion("standard"):
-            return count_collectives(mapped, variables["params"], x)
-
-    assert gradient(BatchNorm(axis_name="i")) == 2
-    assert gradient(nn.BatchNorm(axis_name="i")) == 4

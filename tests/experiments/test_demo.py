@@ -24,7 +24,7 @@ def test_trains_writes_and_can_be_run_again(tmp_path, monkeypatch):
     original = experiments.demo.load
 
     def short(path, kind):
-        config = original(path)
+        config = original(path, kind)
         loop = dataclasses.replace(config.train, num_steps=20)
         return dataclasses.replace(config, train=loop)
 
