@@ -179,3 +179,8 @@ def test_an_empty_batch_is_one_virtual_batch_of_nothing():
     assert y.shape == (0, 3)
     assert moments.mean.tolist() == [[0, 0, 0]]
     assert moments.count.tolist() == [0]
+
+
+def test_a_virtual_batch_of_one_value_is_refused():
+    with pytest.raises(ValueError, match=r"more than one value .* got shape \(1, 3\)"):
+        jaxbn.batch_norm(jnp.ones((4, 3)), virtual_batch_size=1)
