@@ -229,3 +229,13 @@ def check_affine(
         check_residual(residual, shape)
     check_activation(activation)
     return check_epsilon(epsilon)
+
+
+def check_train_flag(use_running_average: bool | None) -> bool:
+    """`use_running_average` must have been given somewhere."""
+    if use_running_average is None:
+        raise ValueError(
+            "`use_running_average` must be given to the constructor or to the call, "
+            "got None in both; `model.train()` and `model.eval()` set it too."
+        )
+    return use_running_average

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The running statistics that inference uses: how they start and how they move."""
 
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -57,12 +58,16 @@ def update_running_stats(
     *,
     momentum: float | Float[Array, ""] | None = 0.99,
     unbiased: bool = False,
+    debias: bool = False,
 ) -> RunningStats:
     r"""Moves the running statistics towards one batch's moments.
 
     `new = momentum * old + (1 - momentum) * batch`, for mean and variance. PyTorch's
     `momentum` is 1 minus this one. With `momentum=None` they are the plain average of
-    all updates so far: `new = old + (batch - old) / (count + 1)`. Numerics:
+    all updates so far: `new = old + (batch - old) / (count + 1)`. With `debias` they
+    are the average of the batches alone, of weights momentum**age: the initial 0 and 1
+    have none, from the first update on. The momentum of update k + 1 is then
+    $m (1 - m^k) / (1 - m^{k+1})$. Numerics:
 
     - the arithmetic and the result are in the dtype of `stats`, whatever `moments` are
       in, so that `stats` can be the carry of `lax.scan`;
@@ -76,6 +81,8 @@ def update_running_stats(
             may be traced.
         unbiased: store the variance times count / (count - 1) (Bessel's correction, as
             PyTorch does; not applied at a count of 1 or less).
+        debias: leave the initial values out; what is stored is right for inference at
+            any time. Needs the `count` to be kept.
 
     Returns:
         The new statistics, of the same shapes and dtypes; `count` is one more, or as it
@@ -95,7 +102,10 @@ def update_running_stats(
         (3.0, 2.5)
 
     References:
-        Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 3.1.
+        Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 3.1. The weights
+        of `debias` are those of Kingma & Ba 2015, https://arxiv.org/abs/1412.6980,
+        section 3, without the division afterwards, in which a small variance would be
+        lost beside the initial 1.
     """
     check_momentum(momentum)
     check_same_features(stats.mean.shape, moments.mean.shape)
@@ -103,14 +113,11 @@ def update_running_stats(
     mean, var, count = (lax.stop_gradient(m) for m in moments)
     if unbiased:
         var = var * jnp.where(count > 1, count / jnp.where(count > 1, count - 1, 1), 1)
-    if momentum is None:
-        momentum = stats.count / (stats.count + 1)
-    # A Python number stays one: 1 - 0.99 is closer to 0.01 there than in float32.
-    keep = momentum.astype(dtype) if isinstance(momentum, Array) else float(momentum)
+    keep, take = _weights(momentum, stats.count, debias=debias)
     usable = (count > 0) & jnp.isfinite(mean) & jnp.isfinite(var)
 
     def move(old, new):
-        moved = keep * old + (1 - keep) * new.astype(dtype)
+        moved = keep * old + take * new.astype(dtype)
         return jnp.where(usable, moved, old)
 
     return RunningStats(
@@ -118,3 +125,27 @@ def update_running_stats(
         move(stats.var, var),
         stats.count + (count > 0).astype(stats.count.dtype),
     )
+
+
+def _weights(
+    momentum: float | Float[Array, ""] | None,
+    count: Float[Array, ""],
+    *,
+    debias: bool,
+) -> tuple[float | Float[Array, ""], float | Float[Array, ""]]:
+    """Returns the weights of the old value and of the new, of sum 1."""
+    if momentum is None:
+        return count / (count + 1), 1 / (count + 1)
+    if isinstance(momentum, Array):
+        keep = momentum.astype(count.dtype)
+        take, log = 1 - keep, jnp.log(keep)
+    else:
+        # A Python number stays one: 1 - 0.99 is closer to 0.01 there than in float32.
+        keep, take = float(momentum), 1 - float(momentum)
+        log = math.log(keep) if keep else -math.inf
+    if not debias:
+        return keep, take
+    # 1 - momentum**k without cancellation.
+    seen = -jnp.expm1(jnp.where(count > 0, count * log, 0))
+    seen_after = -jnp.expm1((count + 1) * log)
+    return keep * seen / seen_after, take / seen_after

@@ -8,12 +8,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-from jaxbn._functional import batch_norm
+from jaxbn._layer import call_layer, names_kept
 from jaxbn._lift import lift_input
-from jaxbn._moments import compute_moments, merge_moments
-from jaxbn._normalize import Activation, normalize
-from jaxbn._running_stats import init_running_stats, update_running_stats
-from jaxbn._types import RunningStats
+from jaxbn._moments import compute_moments
+from jaxbn._normalize import Activation
+from jaxbn._running_stats import init_running_stats
 
 
 class BatchNorm(nn.Module):
@@ -34,7 +33,8 @@ class BatchNorm(nn.Module):
         axis: the feature axis or axes.
         momentum: of the running statistics, in [0, 1):
             `new = momentum * old + (1 - momentum) * batch`. PyTorch's momentum is 1
-            minus this one.
+            minus this one. None: the plain average of all updates, whose `count` is
+            kept in `batch_stats` too.
         epsilon: added to the variance, at least 0.
         dtype: of the output; None for that of the input.
         param_dtype: of `scale` and `bias`; the running statistics are always float32.
@@ -49,6 +49,10 @@ class BatchNorm(nn.Module):
         virtual_batch_size: normalize contiguous parts of so many examples, each by its
             own moments (ghost batch norm), as in `jaxbn.batch_norm`; the running
             statistics take the moments of all of them together.
+        unbiased: store the variance with Bessel's correction, as PyTorch does.
+        debias: leave the initial 0 and 1 out of the running statistics, so that
+            inference is right from the first update on; keeps a `count` in
+            `batch_stats` too.
         activation: applied last, such as `jax.nn.relu`; its backward stores no mask.
 
     Example:
@@ -70,7 +74,7 @@ class BatchNorm(nn.Module):
 
     use_running_average: bool | None = None
     axis: int | Sequence[int] = -1
-    momentum: float = 0.99
+    momentum: float | None = 0.99
     epsilon: float = 1e-5
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
@@ -81,6 +85,8 @@ class BatchNorm(nn.Module):
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Sequence[Sequence[int]] | None = None
     virtual_batch_size: int | None = None
+    unbiased: bool = False
+    debias: bool = False
     activation: Activation | None = None
 
     @nn.compact
@@ -91,8 +97,16 @@ class BatchNorm(nn.Module):
         *,
         mask: Shaped[Array, "..."] | None = None,
         residual: Float[Array, "*n"] | None = None,
+        update_stats: bool | None = None,
     ) -> Float[Array, "*n"]:
         """Normalizes `x`, and in training updates the running statistics.
+
+        Which statistics are used, and whether they are updated, are two choices:
+
+        - `use_running_average=False`: training. With `update_stats=False` the batch's
+          statistics leave no trace, and `batch_stats` need not be mutable;
+        - `use_running_average=True`: inference. With `update_stats=True` the output is
+          the same, and the statistics move towards this batch's.
 
         At initialization nothing is updated.
 
@@ -102,6 +116,8 @@ class BatchNorm(nn.Module):
             mask: which positions count, as in `jaxbn.compute_moments`; elsewhere the
                 output is 0, in training and in inference.
             residual: added before the activation, of the shape of `x`.
+            update_stats: whether the running statistics are updated; None for where
+                they are not used.
 
         Returns:
             The normalized input, of the shape of `x`.
@@ -118,33 +134,35 @@ class BatchNorm(nn.Module):
         x, layout = lift_input(x, self.axis)
         features = layout.features
         start = init_running_stats(features)
-        mean = self.variable("batch_stats", "mean", lambda: start.mean)
-        var = self.variable("batch_stats", "var", lambda: start.var)
+        kept = {
+            name: self.variable("batch_stats", name, getattr, start, name)
+            for name in names_kept(self)
+        }
         scale = bias = None
         if self.use_scale:
             scale = self.param("scale", self.scale_init, features, self.param_dtype)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, features, self.param_dtype)
-        options = {
-            "axis": layout.feature_axes,
-            "epsilon": self.epsilon,
-            "mask": mask,
-            "residual": residual,
-            "activation": self.activation,
-            "dtype": self.dtype,
-        }
-        if use_running_average:
-            return normalize(x, mean.value, var.value, scale, bias, **options)
+        stats = start._replace(**{name: v.value for name, v in kept.items()})
         if self.is_initializing():
-            moments = compute_moments(x, axis=layout.feature_axes, mask=mask)
-            return normalize(x, moments.mean, moments.var, scale, bias, **options)
-        options["axis_name"] = self.axis_name
-        options["axis_index_groups"] = self.axis_index_groups
-        options["virtual_batch_size"] = self.virtual_batch_size
-        y, moments = batch_norm(x, scale, bias, **options)
-        if self.virtual_batch_size is not None:
-            moments = merge_moments(moments)
-        stats = RunningStats(mean.value, var.value, jnp.zeros(()))
-        stats = update_running_stats(stats, moments, momentum=self.momentum)
-        mean.value, var.value = stats.mean, stats.var
+            # No axis is bound, and a batch of one example will do.
+            if not use_running_average:
+                moments = compute_moments(x, axis=layout.feature_axes, mask=mask)
+                stats = stats._replace(mean=moments.mean, var=moments.var)
+            use_running_average, update_stats = True, False
+        y, new = call_layer(
+            self,
+            x,
+            stats,
+            scale,
+            bias,
+            axes=layout.feature_axes,
+            mask=mask,
+            residual=residual,
+            use_running_average=use_running_average,
+            update_stats=update_stats,
+        )
+        if new is not stats:
+            for name, variable in kept.items():
+                variable.value = getattr(new, name)
         return y

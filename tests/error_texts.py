@@ -4,8 +4,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import jaxbn
+import jaxbn.nnx
 from jaxbn.linen import BatchNorm
 
 X = jnp.ones((8, 4, 3))
@@ -17,6 +19,14 @@ def linen(*args, **fields):
 
 
 ERRORS = [
+    (
+        lambda: jaxbn.nnx.BatchNorm(3, use_running_average=None, rngs=nnx.Rngs(0))(X),
+        ValueError,
+        (
+            "`use_running_average` must be given to the constructor or to the call, got "
+            "None in both; `model.train()` and `model.eval()` set it too."
+        ),
+    ),
     (
         lambda: jaxbn.batch_norm(X.astype(jnp.uint8)),
         TypeError,

@@ -11,6 +11,7 @@ import pytest
 
 import jaxbn
 import jaxbn.linen
+import jaxbn.nnx
 
 ROOT = Path(__file__).parent.parent
 RANKS = {
@@ -26,8 +27,10 @@ RANKS = {
     "_derivative": 6,
     "_moments": 7,
     "_functional": 7,
-    "linen": 8,
-    "__init__": 9,
+    "_layer": 8,
+    "linen": 9,
+    "nnx": 9,
+    "__init__": 10,
 }
 SOURCES = sorted(
     p
@@ -40,6 +43,7 @@ by_source = pytest.mark.parametrize(
 PUBLIC = [
     *(v for k, v in vars(jaxbn).items() if k[0] != "_" and callable(v)),
     jaxbn.linen.BatchNorm,
+    jaxbn.nnx.BatchNorm,
 ]
 
 
@@ -97,7 +101,7 @@ def code_lines(function: ast.FunctionDef) -> int:
 def test_every_module_has_its_test():
     tests = {p.stem for p in (ROOT / "tests").glob("test_*.py")}
     # Without functions to call; or said in full by what users call.
-    without = {"__init__", "_types", "_lift", "_sync_checks"}
+    without = {"__init__", "_types", "_lift", "_sync_checks", "_layer"}
     for module in set(RANKS) - without:
         assert f"test_{module.lstrip('_')}" in tests
 

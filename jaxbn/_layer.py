@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call of a layer, for Linen and NNX alike: which statistics, and how they move."""
+
+from typing import Any
+
+from jaxtyping import Array, Float, Shaped
+
+from jaxbn._functional import batch_norm
+from jaxbn._moments import compute_moments, merge_moments
+from jaxbn._normalize import normalize
+from jaxbn._running_stats import update_running_stats
+from jaxbn._types import RunningStats
+
+FIELDS_OF_BATCH = ("virtual_batch_size", "axis_name", "axis_index_groups")
+FIELDS_OF_MAP = ("epsilon", "activation", "dtype")
+FIELDS_OF_UPDATE = ("momentum", "unbiased", "debias")
+
+
+def fields(layer: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the fields of a module as keyword arguments."""
+    return {name: getattr(layer, name) for name in names}
+
+
+def names_kept(layer: Any) -> tuple[str, ...]:
+    """Returns which of the `RunningStats` a layer has to keep."""
+    counted = layer.momentum is None or layer.debias
+    return ("mean", "var", "count") if counted else ("mean", "var")
+
+
+def call_layer(
+    layer: Any,
+    x: Float[Array, "*n"],
+    stats: RunningStats,
+    scale: Float[Array, "*c"] | None,
+    bias: Float[Array, "*c"] | None,
+    *,
+    axes: tuple[int, ...],
+    mask: Shaped[Array, "..."] | None,
+    residual: Float[Array, "*n"] | None,
+    use_running_average: bool,
+    update_stats: bool | None,
+) -> tuple[Float[Array, "*n"], RunningStats]:
+    """Normalizes by the running or the batch's statistics, and moves the running ones.
+
+    Which statistics are used, and whether they are updated, are two choices; updated
+    are, unless said, those that are not used. `layer` has the fields named above.
+    """
+    if update_stats is None:
+        update_stats = not use_running_average
+    shared: dict[str, Any] = {"axis": axes, "mask": mask}
+    batch: dict[str, Any] = shared | fields(layer, FIELDS_OF_BATCH)
+    map_: dict[str, Any] = {"residual": residual} | fields(layer, FIELDS_OF_MAP)
+    moments = None
+    if use_running_average:
+        y = normalize(x, stats.mean, stats.var, scale, bias, **shared, **map_)
+        if update_stats:
+            moments = compute_moments(x, **batch)
+    else:
+        y, moments = batch_norm(x, scale, bias, **batch, **map_)
+    if moments is None or not update_stats:
+        return y, stats
+    if layer.virtual_batch_size is not None:
+        moments = merge_moments(moments)
+    options = fields(layer, FIELDS_OF_UPDATE)
+    return y, update_running_stats(stats, moments, **options)

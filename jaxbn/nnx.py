@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch norm as a Flax NNX module: state only, the arithmetic is elsewhere."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.rnglib import Rngs
+from jax.nn import initializers
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Shaped
+
+from jaxbn._checks import check_train_flag
+from jaxbn._layer import call_layer, names_kept
+from jaxbn._lift import lift_input
+from jaxbn._normalize import Activation
+from jaxbn._running_stats import init_running_stats
+
+
+class BatchNorm(nnx.Module):
+    r"""Batch norm with the constructor and variables of `flax.nnx.BatchNorm`.
+
+    $$y = a\left(\gamma\,\frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\right)$$
+
+    with the batch's mean and variance in training, the running ones in inference. To
+    use it in an existing model, change the import. `scale` and `bias` are `nnx.Param`,
+    `mean` and `var` `nnx.BatchStat`, of shape `(num_features,)`. Every argument means
+    what the field of that name means in `jaxbn.linen.BatchNorm`, and the numerics are
+    the same.
+
+    Under `nnx.vmap` a module that is not mapped cannot be updated, in Flax as here: map
+    over a function of `x` that is pure, or cut the batch with `virtual_batch_size`.
+
+    Args:
+        num_features: the number of features, or the sizes of several feature axes.
+        use_running_average: normalize by the running statistics (inference) instead of
+            the batch's; `model.train()`, `model.eval()`, `nnx.view` and the call's own
+            argument change it.
+        axis: the feature axis or axes.
+        momentum: of the running statistics, in [0, 1):
+            `new = momentum * old + (1 - momentum) * batch`. PyTorch's momentum is 1
+            minus this one. None: the plain average of all updates.
+        epsilon: added to the variance, at least 0.
+        dtype: of the output; None for that of the input.
+        param_dtype: of `scale` and `bias`; the running statistics are always float32.
+        use_bias: whether to add a learned bias.
+        use_scale: whether to multiply by a learned scale.
+        bias_init: initializer of the bias.
+        scale_init: initializer of the scale.
+        axis_name: the named axis or axes over which batch statistics are synchronised.
+        axis_index_groups: groups along `axis_name`, each a batch of its own.
+        virtual_batch_size: normalize contiguous parts of so many examples, each by its
+            own moments.
+        unbiased: store the variance with Bessel's correction.
+        debias: leave the initial 0 and 1 out of the running statistics.
+        activation: applied last, such as `jax.nn.relu`; its backward stores no mask.
+        rngs: for the initializers.
+        bias_metadata: keyword arguments of the bias's `nnx.Param`.
+        scale_metadata: those of the scale's.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxbn.nnx import BatchNorm
+        >>> norm = BatchNorm(1, momentum=0.5, rngs=nnx.Rngs(0))
+        >>> y = norm(jnp.array([[1.0], [5.0]]))
+        >>> norm.mean[...].item(), norm.var[...].item()
+        (1.5, 2.5)
+
+    References:
+        Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167.
+    """
+
+    def __init__(
+        self,
+        num_features: int | Sequence[int],
+        *,
+        use_running_average: bool | None = False,
+        axis: int | Sequence[int] = -1,
+        momentum: float | None = 0.99,
+        epsilon: float = 1e-5,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        use_bias: bool = True,
+        use_scale: bool = True,
+        bias_init: Callable = initializers.zeros,
+        scale_init: Callable = initializers.ones,
+        axis_name: str | Sequence[str] | None = None,
+        axis_index_groups: Sequence[Sequence[int]] | None = None,
+        virtual_batch_size: int | None = None,
+        unbiased: bool = False,
+        debias: bool = False,
+        activation: Activation | None = None,
+        rngs: Rngs,
+        bias_metadata: Mapping[str, Any] = MappingProxyType({}),
+        scale_metadata: Mapping[str, Any] = MappingProxyType({}),
+    ):
+        """Makes parameters and running statistics."""
+        start = init_running_stats(num_features)
+        shape = start.mean.shape
+        self.scale = self.bias = nnx.data(None)
+        if use_scale:
+            scale = scale_init(rngs.params(), shape, param_dtype)
+            self.scale = nnx.Param(scale, **scale_metadata)
+        if use_bias:
+            bias = bias_init(rngs.params(), shape, param_dtype)
+            self.bias = nnx.Param(bias, **bias_metadata)
+        self.num_features = num_features
+        self.use_running_average = use_running_average
+        self.axis = axis
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        self.use_bias = use_bias
+        self.use_scale = use_scale
+        self.axis_name = axis_name
+        self.axis_index_groups = axis_index_groups
+        self.virtual_batch_size = virtual_batch_size
+        self.unbiased = unbiased
+        self.debias = debias
+        self.activation = activation
+        self.mean = nnx.BatchStat(start.mean)
+        self.var = nnx.BatchStat(start.var)
+        if "count" in names_kept(self):
+            self.count = nnx.BatchStat(start.count)
+
+    def __call__(
+        self,
+        x: Float[Array, "*n"],
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        residual: Float[Array, "*n"] | None = None,
+        update_stats: bool | None = None,
+    ) -> Float[Array, "*n"]:
+        """Normalizes `x`, and in training updates the running statistics.
+
+        Args:
+            x: the input, any shape, real floating point.
+            use_running_average: wins over the module's own.
+            mask: which positions count, as in `jaxbn.compute_moments`.
+            residual: added before the activation, of the shape of `x`.
+            update_stats: whether the running statistics are updated; None for where
+                they are not used. The two are two choices, as in `jaxbn.linen`.
+
+        Returns:
+            The normalized input, of the shape of `x`.
+
+        Raises:
+            TypeError: an argument is of a wrong kind.
+            ValueError: a value is out of range or a shape does not fit `x`;
+                `use_running_average` is given nowhere; or in training `x` has one value
+                per feature.
+        """
+        if use_running_average is None:
+            use_running_average = check_train_flag(self.use_running_average)
+        scale, bias = (None if p is None else p[...] for p in (self.scale, self.bias))
+        kept = {name: getattr(self, name) for name in names_kept(self)}
+        start = init_running_stats(self.mean[...].shape)
+        stats = start._replace(**{name: v[...] for name, v in kept.items()})
+        x, layout = lift_input(x, self.axis, scale=scale, bias=bias, mean=stats.mean)
+        y, new = call_layer(
+            self,
+            x,
+            stats,
+            scale,
+            bias,
+            axes=layout.feature_axes,
+            mask=mask,
+            residual=residual,
+            use_running_average=use_running_average,
+            update_stats=update_stats,
+        )
+        if new is not stats:
+            for name, variable in kept.items():
+                variable[...] = getattr(new, name)
+        return y
+
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """Used by `nnx.view`: another module on the same variables.
+
+        Args:
+            use_running_average: as that of the constructor.
+        """
+        if use_running_average is not None:
+            self.use_running_average = use_running_average

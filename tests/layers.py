@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Linen and the NNX module as the same pure function of variables and input."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import jaxbn.linen
+import jaxbn.nnx
+
+
+def linen(features, **fields):
+    """Returns `apply(variables, x, **call) -> y, variables`."""
+    module = jaxbn.linen.BatchNorm(**fields)
+
+    def apply(variables, x, **call):
+        y, updates = module.apply(variables, x, mutable=["batch_stats"], **call)
+        return y, {**variables, **updates}
+
+    return apply
+
+
+def of_nnx(features, **fields):
+    """The same of the NNX module."""
+
+    def apply(variables, x, **call):
+        module = jaxbn.nnx.BatchNorm(features, rngs=nnx.Rngs(0), **fields)
+        for collection in variables.values():
+            for name, value in collection.items():
+                getattr(module, name).set_value(jnp.asarray(value))
+        y = module(x, **call)
+        stats = {n: getattr(module, n)[...] for n in variables["batch_stats"]}
+        return y, {**variables, "batch_stats": stats}
+
+    return apply
+
+
+LAYERS = {"linen": linen, "nnx": of_nnx}
+
+
+def start(features, *, affine=True, count=False):
+    """The variables before the first step."""
+    stats = jaxbn.init_running_stats(features)
+    batch_stats = {"mean": stats.mean, "var": stats.var}
+    if count:
+        batch_stats["count"] = stats.count
+    params = {"scale": jnp.ones(features), "bias": jnp.zeros(features)}
+    return {"params": params if affine else {}, "batch_stats": batch_stats}
+
+
+def train(apply, variables, batches, **call):
+    """Carries the variables through the batches, by `lax.scan`."""
+
+    def step(variables, x):
+        return apply(variables, x, use_running_average=False, **call)[1], None
+
+    return jax.jit(lambda v, b: jax.lax.scan(step, v, b)[0])(variables, batches)
