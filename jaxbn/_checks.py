@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The static checks of the public functions and their messages; nothing checks twice.
 
-Those of named axes are in `_sync_checks.py`.
+Those of named axes are in `_sync_checks.py`, those of moments and running statistics in
+`_stats_checks.py`.
 
 A message names the argument in backticks, what it must be, what it is, the context and,
 where one is known, the fix. `ValueError` is for values, `TypeError` for kinds. What is
@@ -25,7 +26,8 @@ def is_int(value: object) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a Python or NumPy number."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -150,61 +152,11 @@ def check_dtype(dtype: DTypeLike | None) -> np.dtype | None:
 
 def check_epsilon(epsilon: float) -> float:
     """Returns `epsilon`, a finite number that is not negative."""
-    if not _is_number(epsilon):
+    if not is_number(epsilon):
         raise TypeError(f"`epsilon` must be a Python number, got {epsilon!r}.")
     if not (0 <= epsilon < math.inf):
         raise ValueError(f"`epsilon` must be finite and at least 0, got {epsilon}.")
     return float(epsilon)
-
-
-def check_momentum(momentum: object) -> None:
-    """`momentum` must be in [0, 1), None, or traced."""
-    if momentum is None or isinstance(momentum, Array):
-        return
-    if not _is_number(momentum):
-        raise TypeError(f"`momentum` must be a number or None, got {momentum!r}.")
-    if not 0 <= momentum < 1:
-        raise ValueError(
-            f"`momentum` must be in [0, 1), got {momentum}; it weighs the old value, "
-            "PyTorch's is 1 minus this."
-        )
-
-
-def check_num_features(num_features: int | Sequence[int]) -> tuple[int, ...]:
-    """Returns the shape of the statistics."""
-    given = num_features
-    sizes = tuple(given) if isinstance(given, Iterable) else (given,)
-    if not all(map(is_int, sizes)):
-        raise TypeError(
-            f"`num_features` must be an int or a sequence of ints, got {given!r}."
-        )
-    if min(sizes, default=0) < 0:
-        raise ValueError(f"`num_features` must be at least 0, got {given}.")
-    return tuple(operator.index(size) for size in sizes)
-
-
-def check_same_features(
-    stats_shape: tuple[int, ...], moments_shape: tuple[int, ...]
-) -> None:
-    """`moments` must be of the features that `stats` are of."""
-    if stats_shape != moments_shape:
-        raise ValueError(
-            f"`moments` must have the shape of `stats`, {stats_shape}, got "
-            f"{moments_shape}; merge stacked moments with `merge_moments` first."
-        )
-
-
-def check_stacked_axis(axis: int, count_shape: tuple[int, ...]) -> int:
-    """Returns the stacked axis of `moments`, non-negative."""
-    if not is_int(axis):
-        raise TypeError(f"`axis` must be an int, got {axis!r}.")
-    ndim = len(count_shape)
-    if not -ndim <= axis < ndim:
-        raise ValueError(
-            f"`axis` must be one of the {ndim} stacked axes of `moments`, those of its "
-            f"count of shape {count_shape}, got {axis}."
-        )
-    return operator.index(axis) % ndim
 
 
 def check_enough_values(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:

@@ -48,6 +48,7 @@ from jaxbn._normalize import (
     inverse_deviation,
     slope,
 )
+from jaxbn._renorm import Correction, Target, correction
 from jaxbn._statistics import batch_statistics, moment_tangents
 from jaxbn._types import Moments
 
@@ -74,6 +75,7 @@ class Saved(NamedTuple):
     bias: Float[Array, "*c"] | None  # where an activation needs z again
     residual: Float[Array, "*n"] | None  # likewise, unless `output` tells enough
     output: Float[Array, "*n"] | None  # tells the sign of z after a ReLU with residual
+    corrected: Correction | None
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -84,17 +86,25 @@ def normalize_by_batch(
     scale: Float[Array, "*c"] | None,
     bias: Float[Array, "*c"] | None,
     residual: Float[Array, "*n"] | None,
+    target: Target | None = None,
 ) -> tuple[Float[Array, "*n"], Moments]:
-    """Normalizes `x` by its own moments; returns the output and the moments."""
-    return _forward(setting, x, weights, scale, bias, residual)[0]
+    """Normalizes `x` by its own moments; returns the output and the moments.
+
+    With a target, corrected towards it; no gradient flows to the target.
+    """
+    return _forward(setting, x, weights, scale, bias, residual, target)[0]
 
 
-def _forward(setting, x, weights, scale, bias, residual):
+def _forward(setting, x, weights, scale, bias, residual, target):
     """Returns the result and what the derivative needs."""
     layout, epsilon, activation, dtype = setting
     statistics = batch_statistics(x, weights, layout)
     anchor, shift, var, _ = own(statistics, layout.sync)
     deviation = inverse_deviation(var, epsilon)
+    corrected = None
+    if target is not None:
+        corrected = correction(anchor, shift, var, target, epsilon)
+        scale, bias = corrected.of_scale(scale), corrected.of_bias(scale, bias)
     centered = zero_where_left_out(center(x, anchor, shift, layout), weights)
     if residual is not None:
         residual = zero_where_left_out(residual, weights)
@@ -116,6 +126,7 @@ def _forward(setting, x, weights, scale, bias, residual):
         bias=None if activation is None or sign_from_output else bias,
         residual=None if activation is None or sign_from_output else residual,
         output=y if sign_from_output else None,
+        corrected=corrected,
     )
     return (y, statistics.moments), saved
 
@@ -127,7 +138,7 @@ def _same(y):
 @normalize_by_batch.defjvp
 def _normalize_by_batch_jvp(setting, primals, tangents):
     result, saved = _forward(setting, *primals)
-    x_dot, _, scale_dot, bias_dot, residual_dot = tangents
+    x_dot, _, scale_dot, bias_dot, residual_dot, _ = tangents
     # Under `checkpoint` reverse mode keeps the arguments, and computes centered values,
     # z and the ReLU's mask from them again; prevent_cse would only hinder XLA's fusion.
     tangent = jax.checkpoint(functools.partial(_tangent, setting), prevent_cse=False)
@@ -143,6 +154,9 @@ def _tangent(setting, saved, x_dot, scale_dot, bias_dot, residual_dot):
     )
     moments_dot = moment_tangents(centered, x_dot, saved.count, saved.weights, layout)
     mean_dot, var_dot = own(moments_dot, layout.sync)
+    if saved.corrected is not None and scale_dot is not None:
+        bias_dot = saved.corrected.of_bias(scale_dot, bias_dot)
+        scale_dot = saved.corrected.of_scale(scale_dot)
     rho = saved.deviation
     gain = slope(rho, saved.scale)
     slope_dot = -0.5 * gain * rho * rho * var_dot

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch norm in training as a pure function: check, lift, compute."""
+"""Batch norm and renorm in training as pure functions: check, lift, compute."""
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
@@ -11,7 +12,9 @@ from jaxbn._collectives import lift_sync
 from jaxbn._derivative import Setting, normalize_by_batch
 from jaxbn._lift import compute_dtype, lift_input, lift_mask, lift_vector
 from jaxbn._normalize import Activation
-from jaxbn._types import Moments
+from jaxbn._renorm import Target
+from jaxbn._stats_checks import check_renorm
+from jaxbn._types import Moments, RunningStats
 from jaxbn._virtual_batches import by_virtual_batch
 
 
@@ -104,15 +107,107 @@ def batch_norm(
     sync = lift_sync(axis_name, axis_index_groups)
     x, layout = lift_input(x, axis, sync, scale=scale, bias=bias)
     epsilon = check_affine(x.shape, epsilon, residual, activation)
-    out_dtype = check_dtype(dtype) or x.dtype
+    setting = Setting(layout, epsilon, activation, check_dtype(dtype) or x.dtype)
+    return _normalize(setting, x, scale, bias, None, mask, residual, virtual_batch_size)
+
+
+def batch_renorm(
+    x: Float[Array, "*n"],
+    stats: RunningStats,
+    scale: Float[Array, "*c"] | None = None,
+    bias: Float[Array, "*c"] | None = None,
+    *,
+    max_scale: float | Float[Array, ""] = 3.0,
+    max_shift: float | Float[Array, ""] = 5.0,
+    axis: int | Sequence[int] = -1,
+    epsilon: float = 1e-5,
+    mask: Shaped[Array, "..."] | None = None,
+    virtual_batch_size: int | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    residual: Float[Array, "*n"] | None = None,
+    activation: Activation | None = None,
+    dtype: DTypeLike | None = None,
+) -> tuple[Float[Array, "*n"], Moments]:
+    r"""Normalizes a batch, corrected towards the running statistics.
+
+    $$y_i = a\left(\gamma\left(\frac{x_i - \mu_B}{\sigma_B}\,r + d\right) + \beta
+      + \text{residual}_i\right), \qquad
+      r = \operatorname{clip}\left(\frac{\sigma_B}{\sigma}\right), \qquad
+      d = \operatorname{clip}\left(\frac{\mu_B - \mu}{\sigma}\right)$$
+
+    with the batch's $\mu_B$, $\sigma_B = \sqrt{v_B + \epsilon}$ and the running $\mu$,
+    $\sigma$. r is kept in [1 / `max_scale`, `max_scale`], d in [-`max_shift`,
+    `max_shift`]; no gradient flows through them, nor to `stats`. With 1 and 0 this is
+    `batch_norm`; where neither is reached, the output is that of inference, and only
+    the gradient sees the batch. Start with 1 and 0 and open the range as the running
+    statistics settle: both may be traced. Numerics, passes and collectives are those of
+    `batch_norm`.
+
+    Args:
+        x: the input, any shape, real floating point.
+        stats: the running statistics before this batch; update them with the moments.
+        scale: of shape `(*c)`, the sizes of the feature axes, or None for 1.
+        bias: of the same shape, or None for 0.
+        max_scale: the largest correction of the deviation, at least 1.
+        max_shift: the largest of the mean, in running deviations, at least 0.
+        axis: the feature axis or axes; all others are reduced.
+        epsilon: added to both variances, finite and at least 0.
+        mask: which positions count, as in `compute_moments`.
+        virtual_batch_size: corrects contiguous parts of so many examples, each by its
+            own moments.
+        axis_name: the named axis or axes over which the batch is cut.
+        axis_index_groups: groups along `axis_name`, each a batch of its own.
+        residual: added before the activation, of the shape of `x`.
+        activation: an element-wise function of its argument alone.
+        dtype: of the output; None for that of `x`.
+
+    Returns:
+        The output, of the shape of `x`, and the batch's `Moments`, uncorrected, as for
+        `batch_norm`.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: `max_scale` is under 1, `max_shift` is negative, `stats` are of
+            other features, or as for `batch_norm`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxbn
+        >>> x = jnp.array([[2.0], [6.0]])
+        >>> mean, var, count = jnp.array([3.0]), jnp.array([1.0]), jnp.array(9.0)
+        >>> stats = jaxbn.RunningStats(mean, var, count)
+        >>> y, _ = jaxbn.batch_renorm(x, stats, epsilon=0.0)
+        >>> y.tolist()
+        [[-1.0], [3.0]]
+
+    References:
+        Ioffe 2017, https://arxiv.org/abs/1702.03275, algorithm 1.
+    """
+    check_renorm(max_scale, max_shift)
+    sync = lift_sync(axis_name, axis_index_groups)
+    x, layout = lift_input(
+        x, axis, sync, scale=scale, bias=bias, mean=stats.mean, var=stats.var
+    )
+    epsilon = check_affine(x.shape, epsilon, residual, activation)
+    setting = Setting(layout, epsilon, activation, check_dtype(dtype) or x.dtype)
+    towards = (stats.mean, stats.var, max_scale, max_shift)
+    target = Target(*(jnp.asarray(v, compute_dtype(x)) for v in towards))
+    return _normalize(
+        setting, x, scale, bias, target, mask, residual, virtual_batch_size
+    )
+
+
+def _normalize(setting, x, scale, bias, target, mask, residual, virtual_batch_size):
+    """Lifts what is checked, and computes."""
     working = compute_dtype(x)
     scale, bias = lift_vector(scale, working), lift_vector(bias, working)
 
     def compute(layout, x, weights, residual):
         if layout.sync is None:
             check_enough_values(layout.shape, layout.feature_axes)
-        setting = Setting(layout, epsilon, activation, out_dtype)
-        return normalize_by_batch(setting, x, weights, scale, bias, residual)
+        part = setting._replace(layout=layout)
+        return normalize_by_batch(part, x, weights, scale, bias, residual, target)
 
-    arrays = x, lift_mask(mask, layout, working), residual
-    return by_virtual_batch(compute, layout, virtual_batch_size, arrays)
+    arrays = x, lift_mask(mask, setting.layout, working), residual
+    return by_virtual_batch(compute, setting.layout, virtual_batch_size, arrays)

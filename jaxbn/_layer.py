@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Array, Float, Shaped
 
-from jaxbn._functional import batch_norm
+from jaxbn._functional import batch_norm, batch_renorm
 from jaxbn._moments import compute_moments, merge_moments
 from jaxbn._normalize import normalize
 from jaxbn._running_stats import update_running_stats
@@ -19,6 +19,14 @@ FIELDS_OF_UPDATE = ("momentum", "unbiased", "debias")
 def fields(layer: Any, names: tuple[str, ...]) -> dict[str, Any]:
     """Returns the fields of a module as keyword arguments."""
     return {name: getattr(layer, name) for name in names}
+
+
+def limits_of(layer: Any, max_scale: Any, max_shift: Any) -> dict[str, Any]:
+    """Returns the limits of the corrections: the call's, or else the layer's."""
+    return {
+        "max_scale": layer.max_scale if max_scale is None else max_scale,
+        "max_shift": layer.max_shift if max_shift is None else max_shift,
+    }
 
 
 def names_kept(layer: Any) -> tuple[str, ...]:
@@ -39,11 +47,13 @@ def call_layer(
     residual: Float[Array, "*n"] | None,
     use_running_average: bool,
     update_stats: bool | None,
+    limits: dict[str, Any] | None,
 ) -> tuple[Float[Array, "*n"], RunningStats]:
     """Normalizes by the running or the batch's statistics, and moves the running ones.
 
     Which statistics are used, and whether they are updated, are two choices; updated
     are, unless said, those that are not used. `layer` has the fields named above.
+    `limits` are those of `batch_renorm`'s corrections; without them, `batch_norm`.
     """
     if update_stats is None:
         update_stats = not use_running_average
@@ -55,8 +65,10 @@ def call_layer(
         y = normalize(x, stats.mean, stats.var, scale, bias, **shared, **map_)
         if update_stats:
             moments = compute_moments(x, **batch)
-    else:
+    elif limits is None:
         y, moments = batch_norm(x, scale, bias, **batch, **map_)
+    else:
+        y, moments = batch_renorm(x, stats, scale, bias, **limits, **batch, **map_)
     if moments is None or not update_stats:
         return y, stats
     if layer.virtual_batch_size is not None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from jaxbn._checks import check_stacked_axis
 from jaxbn._collectives import lift_sync
 from jaxbn._lift import compute_dtype, lift_input, lift_mask
 from jaxbn._statistics import Statistics, batch_statistics, merge
+from jaxbn._stats_checks import check_stacked_axis
 from jaxbn._types import Moments
 from jaxbn._virtual_batches import by_virtual_batch
 

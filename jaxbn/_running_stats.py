@@ -9,12 +9,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxbn._checks import (
-    check_dtype,
-    check_momentum,
-    check_num_features,
-    check_same_features,
-)
+from jaxbn._checks import check_dtype
+from jaxbn._stats_checks import check_momentum, check_num_features, check_same_features
 from jaxbn._types import Moments, RunningStats
 
 

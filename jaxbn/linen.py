@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-from jaxbn._layer import call_layer, names_kept
+from jaxbn._layer import call_layer, limits_of, names_kept
 from jaxbn._lift import lift_input
 from jaxbn._moments import compute_moments
 from jaxbn._normalize import Activation
@@ -89,7 +89,6 @@ class BatchNorm(nn.Module):
     debias: bool = False
     activation: Activation | None = None
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "*n"],
@@ -128,6 +127,13 @@ class BatchNorm(nn.Module):
                 `use_running_average` is given twice or not at all; or in training `x`
                 has one value per feature.
         """
+        return self._call(
+            x, use_running_average, mask, residual, update_stats, limits=None
+        )
+
+    @nn.compact
+    def _call(self, x, use_running_average, mask, residual, update_stats, *, limits):
+        """With limits, those of batch renorm's corrections."""
         use_running_average = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
         )
@@ -161,8 +167,80 @@ class BatchNorm(nn.Module):
             residual=residual,
             use_running_average=use_running_average,
             update_stats=update_stats,
+            limits=limits,
         )
         if new is not stats:
             for name, variable in kept.items():
                 variable.value = getattr(new, name)
         return y
+
+
+class BatchRenorm(BatchNorm):
+    r"""Batch norm corrected towards the running statistics, for small batches.
+
+    $$y = a\left(\gamma\left(\frac{x - \mu_B}{\sigma_B}\,r + d\right) + \beta\right)$$
+
+    in training, with the corrections r and d of `jaxbn.batch_renorm` within the limits;
+    in inference as `BatchNorm`. All fields of `BatchNorm`, the same `params` and
+    `batch_stats`. The statistics must lead: start with limits of 1 and 0 and open them,
+    or use `debias`, which makes the running statistics right from the first step.
+
+    Attributes:
+        max_scale: the largest correction of the deviation, at least 1.
+        max_shift: the largest of the mean, in running deviations, at least 0.
+        momentum: of the running statistics:
+            `new = momentum * old + (1 - momentum) * batch`. PyTorch's momentum is 1
+            minus this one.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxbn.linen import BatchRenorm
+        >>> x = jnp.array([[1.0], [5.0]])
+        >>> norm = BatchRenorm(use_running_average=False, epsilon=0.0)
+        >>> variables = norm.init(jax.random.key(0), x)
+        >>> y, _ = norm.apply(variables, x, mutable=["batch_stats"])
+        >>> y.tolist()  # as in inference: the running mean is 0, the deviation 1
+        [[1.0], [5.0]]
+
+    References:
+        Ioffe 2017, https://arxiv.org/abs/1702.03275.
+    """
+
+    max_scale: float = 3.0
+    max_shift: float = 5.0
+
+    def __call__(
+        self,
+        x: Float[Array, "*n"],
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        residual: Float[Array, "*n"] | None = None,
+        update_stats: bool | None = None,
+        max_scale: float | Float[Array, ""] | None = None,
+        max_shift: float | Float[Array, ""] | None = None,
+    ) -> Float[Array, "*n"]:
+        """As `BatchNorm`, with limits that a schedule may open.
+
+        Args:
+            x: the input, any shape, real floating point.
+            use_running_average: as for `BatchNorm`, like `mask`, `residual` and
+                `update_stats`.
+            mask: which positions count.
+            residual: added before the activation.
+            update_stats: whether the running statistics are updated.
+            max_scale: wins over the field; may be traced.
+            max_shift: likewise.
+
+        Returns:
+            The normalized input, of the shape of `x`.
+
+        Raises:
+            TypeError: an argument is of a wrong kind.
+            ValueError: as for `BatchNorm`, or a limit is out of range.
+        """
+        limits = limits_of(self, max_scale, max_shift)
+        return self._call(
+            x, use_running_average, mask, residual, update_stats, limits=limits
+        )

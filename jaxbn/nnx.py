@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from jaxbn._checks import check_train_flag
-from jaxbn._layer import call_layer, names_kept
+from jaxbn._layer import call_layer, limits_of, names_kept
 from jaxbn._lift import lift_input
 from jaxbn._normalize import Activation
 from jaxbn._running_stats import init_running_stats
@@ -30,8 +30,7 @@ class BatchNorm(nnx.Module):
     what the field of that name means in `jaxbn.linen.BatchNorm`, and the numerics are
     the same.
 
-    Under `nnx.vmap` a module that is not mapped cannot be updated, in Flax as here: map
-    over a function of `x` that is pure, or cut the batch with `virtual_batch_size`.
+    Under `vmap`, split the module, merge a copy inside and return its state.
 
     Args:
         num_features: the number of features, or the sizes of several feature axes.
@@ -143,8 +142,7 @@ class BatchNorm(nnx.Module):
             use_running_average: wins over the module's own.
             mask: which positions count, as in `jaxbn.compute_moments`.
             residual: added before the activation, of the shape of `x`.
-            update_stats: whether the running statistics are updated; None for where
-                they are not used. The two are two choices, as in `jaxbn.linen`.
+            update_stats: as in `jaxbn.linen`.
 
         Returns:
             The normalized input, of the shape of `x`.
@@ -155,6 +153,12 @@ class BatchNorm(nnx.Module):
                 `use_running_average` is given nowhere; or in training `x` has one value
                 per feature.
         """
+        return self._call(
+            x, use_running_average, mask, residual, update_stats, limits=None
+        )
+
+    def _call(self, x, use_running_average, mask, residual, update_stats, *, limits):
+        """With limits, those of batch renorm's corrections."""
         if use_running_average is None:
             use_running_average = check_train_flag(self.use_running_average)
         scale, bias = (None if p is None else p[...] for p in (self.scale, self.bias))
@@ -173,6 +177,7 @@ class BatchNorm(nnx.Module):
             residual=residual,
             use_running_average=use_running_average,
             update_stats=update_stats,
+            limits=limits,
         )
         if new is not stats:
             for name, variable in kept.items():
@@ -187,3 +192,60 @@ class BatchNorm(nnx.Module):
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
+
+
+class BatchRenorm(BatchNorm):
+    r"""Batch norm corrected towards the running statistics, for small batches.
+
+    $$y = a\left(\gamma\left(\frac{x - \mu_B}{\sigma_B}\,r + d\right) + \beta\right)$$
+
+    What `jaxbn.linen.BatchRenorm` is for Linen. All arguments are those of `BatchNorm`
+    (`momentum`: `new = momentum * old + (1 - momentum) * batch`, PyTorch's is 1 minus
+    this one), and:
+
+    Args:
+        max_scale: the largest correction of the deviation, at least 1.
+        max_shift: the largest of the mean, in running deviations, at least 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxbn.nnx import BatchRenorm
+        >>> norm = BatchRenorm(1, epsilon=0.0, rngs=nnx.Rngs(0))
+        >>> norm(jnp.array([[1.0], [5.0]])).tolist()  # as in inference, by 0 and 1
+        [[1.0], [5.0]]
+
+    References:
+        Ioffe 2017, https://arxiv.org/abs/1702.03275.
+    """
+
+    def __init__(
+        self,
+        num_features: int | Sequence[int],
+        *,
+        max_scale: float = 3.0,
+        max_shift: float = 5.0,
+        rngs: Rngs,
+        **fields,
+    ):
+        """Makes parameters and running statistics."""
+        super().__init__(num_features, rngs=rngs, **fields)
+        self.max_scale = max_scale
+        self.max_shift = max_shift
+
+    def __call__(
+        self,
+        x: Float[Array, "*n"],
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        residual: Float[Array, "*n"] | None = None,
+        update_stats: bool | None = None,
+        max_scale: float | Float[Array, ""] | None = None,
+        max_shift: float | Float[Array, ""] | None = None,
+    ) -> Float[Array, "*n"]:
+        """As `BatchNorm`; `max_scale` and `max_shift` win over the module's own."""
+        limits = limits_of(self, max_scale, max_shift)
+        return self._call(
+            x, use_running_average, mask, residual, update_stats, limits=limits
+        )

@@ -9,9 +9,9 @@ import jaxbn.linen
 import jaxbn.nnx
 
 
-def linen(features, **fields):
+def linen(features, kind="BatchNorm", **fields):
     """Returns `apply(variables, x, **call) -> y, variables`."""
-    module = jaxbn.linen.BatchNorm(**fields)
+    module = getattr(jaxbn.linen, kind)(**fields)
 
     def apply(variables, x, **call):
         y, updates = module.apply(variables, x, mutable=["batch_stats"], **call)
@@ -20,11 +20,11 @@ def linen(features, **fields):
     return apply
 
 
-def of_nnx(features, **fields):
+def of_nnx(features, kind="BatchNorm", **fields):
     """The same of the NNX module."""
 
     def apply(variables, x, **call):
-        module = jaxbn.nnx.BatchNorm(features, rngs=nnx.Rngs(0), **fields)
+        module = getattr(jaxbn.nnx, kind)(features, rngs=nnx.Rngs(0), **fields)
         for collection in variables.values():
             for name, value in collection.items():
                 getattr(module, name).set_value(jnp.asarray(value))

@@ -18,11 +18,13 @@ RANKS = {
     "_types": 0,
     "_checks": 1,
     "_sync_checks": 2,
+    "_stats_checks": 2,
     "_collectives": 3,
     "_lift": 4,
     "_statistics": 5,
     "_running_stats": 5,
     "_normalize": 5,
+    "_renorm": 5,
     "_virtual_batches": 6,
     "_derivative": 6,
     "_moments": 7,
@@ -44,6 +46,8 @@ PUBLIC = [
     *(v for k, v in vars(jaxbn).items() if k[0] != "_" and callable(v)),
     jaxbn.linen.BatchNorm,
     jaxbn.nnx.BatchNorm,
+    jaxbn.linen.BatchRenorm,
+    jaxbn.nnx.BatchRenorm,
 ]
 
 
@@ -101,7 +105,7 @@ def code_lines(function: ast.FunctionDef) -> int:
 def test_every_module_has_its_test():
     tests = {p.stem for p in (ROOT / "tests").glob("test_*.py")}
     # Without functions to call; or said in full by what users call.
-    without = {"__init__", "_types", "_lift", "_sync_checks", "_layer"}
+    without = {"__init__", "_types", "_lift", "_sync_checks", "_stats_checks", "_layer"}
     for module in set(RANKS) - without:
         assert f"test_{module.lstrip('_')}" in tests
 
