@@ -56,8 +56,7 @@ class BatchNorm(nnx.Module):
         debias: leave the initial 0 and 1 out of the running statistics.
         activation: applied last, such as `jax.nn.relu`; its backward stores no mask.
         rngs: for the initializers.
-        bias_metadata: keyword arguments of the bias's `nnx.Param`.
-        scale_metadata: those of the scale's.
+        bias_metadata, scale_metadata: keyword arguments of the two `nnx.Param`.
 
     Example:
         >>> import jax.numpy as jnp
