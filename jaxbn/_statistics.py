@@ -58,7 +58,8 @@ def batch_statistics(
     # Where squares overflow, inf - inf would be NaN.
     var = jnp.where(square == jnp.inf, jnp.inf, var)
     # Not the pivot itself: XLA would store the `x - pivot` of the sum for the output.
-    anchor = lax.reduce_precision(pivot, *_all_bits_but_one(dtype))
+    rounded = lax.reduce_precision(pivot, *_all_bits_but_one(dtype))
+    anchor = jnp.where(jnp.isfinite(rounded), rounded, pivot)
     local = Statistics(anchor, shift + (pivot - anchor), var, count)
     return local if layout.sync is None else _across_shards(local, layout.sync)
 

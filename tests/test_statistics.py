@@ -56,3 +56,11 @@ def test_a_first_row_far_from_the_others_costs_at_most_n_units(rng):
     var = jax.jit(jaxbn.compute_moments)(jnp.asarray(x)).var
     rtol = len(x) * np.finfo(np.float32).eps
     np.testing.assert_allclose(var, x.astype(np.float64).var(0), rtol=rtol)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_numbers_are_finite(sign):
+    largest = sign * jnp.finfo(jnp.float32).max
+    y, moments = jaxbn.batch_norm(jnp.full((4, 2), largest))
+    assert np.all(moments.mean == largest) and not np.any(moments.var)
+    assert not np.any(y)
