@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import jaxbn
+import jaxbn.conversion
 import jaxbn.linen
 import jaxbn.nnx
 
@@ -32,6 +33,7 @@ RANKS = {
     "_layer": 8,
     "linen": 9,
     "nnx": 9,
+    "conversion": 9,
     "__init__": 10,
 }
 SOURCES = sorted(
@@ -48,6 +50,8 @@ PUBLIC = [
     jaxbn.nnx.BatchNorm,
     jaxbn.linen.BatchRenorm,
     jaxbn.nnx.BatchRenorm,
+    jaxbn.conversion.to_linen,
+    jaxbn.conversion.from_linen,
 ]
 
 
@@ -72,7 +76,11 @@ def test_imports_lower_ranks_only(path):
         if name.startswith("jaxbn."):
             assert RANKS[name.removeprefix("jaxbn.")] < rank, name
         assert name.split(".")[0] not in ("experiments", "configs", "tests")
-        assert not name.startswith("flax") or path.stem in ("linen", "nnx")
+        assert not name.startswith("flax") or path.stem in (
+            "linen",
+            "nnx",
+            "conversion",
+        )
 
 
 @by_source
@@ -140,4 +148,5 @@ def test_arrays_are_positional_and_all_else_is_keyword_only(public):
         )
         if parameter.kind == parameter.POSITIONAL_OR_KEYWORD:
             array = ("x", "mean", "var", "scale", "bias")
-            assert name in (*array, "stats", "moments", "num_features")
+            modules = ("module", "variables")
+            assert name in (*array, "stats", "moments", "num_features", *modules)
