@@ -3,7 +3,8 @@
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ AXIS = "shards"
 
 
 class Library(NamedTuple):
-    """A norm over NHWC: `make(channels, dtype, sync)` returns state and `apply`.
+    """A norm over NHWC: `make(channels, dtype, sync, rule)` returns state and `apply`.
 
     `apply(scale, bias, state, x, mask, train)` returns output and state; `stats(state)`
     the mean and variance of inference.
@@ -31,6 +32,7 @@ class Library(NamedTuple):
     synchronises: bool = True
     groups: bool = False
     over: str = "shard_map"  # how its shards are mapped over
+    rules: Mapping[str, Callable] = MappingProxyType({})  # of running statistics
 
 
 def running_average(moments):
@@ -50,19 +52,33 @@ def debiased(moments):
     return (mean / seen, (var - (1 - seen)) / seen) if seen else (0.0, 1.0)
 
 
+def unbiased(moments):
+    """With Bessel's correction of the variance."""
+    return [(m, v * n / (n - 1) if n > 1 else v, n) for m, v, n in moments]
+
+
 def bessel(moments):
     """The running average of unbiased variances."""
-    return running_average(
-        [(m, v * n / (n - 1) if n > 1 else v, n) for m, v, n in moments]
-    )
+    return running_average(unbiased(moments))
+
+
+def average(moments):
+    """The plain average of all batches."""
+    return tuple(np.mean([m[k] for m in moments], 0) for k in range(2))
+
+
+RULES = {"debias": debiased, "average": average, "unbiased": bessel}
 
 
 def linen(module):
     """`flax.linen.BatchNorm` or its drop-in."""
 
-    def make(channels, dtype, sync):
+    def make(channels, dtype, sync, rule=None):
+        fields = {"momentum": None if rule == "average" else MOMENTUM}
+        if rule in ("debias", "unbiased"):
+            fields[rule] = True
         norm = importlib.import_module(module).BatchNorm(
-            momentum=MOMENTUM, epsilon=EPSILON, **sync
+            epsilon=EPSILON, **fields, **sync
         )
         ours = module.startswith("jaxbn")
 
@@ -74,12 +90,15 @@ def linen(module):
             y, new = norm.apply(variables, x, mutable=["batch_stats"], **options)
             return y, new.get("batch_stats", state)
 
-        return {"mean": jnp.zeros(channels), "var": jnp.ones(channels)}, apply
+        state = {"mean": jnp.zeros(channels), "var": jnp.ones(channels)}
+        if rule in ("debias", "average"):
+            state["count"] = jnp.zeros(())
+        return state, apply
 
     return make
 
 
-def nnx(channels, dtype, sync):
+def nnx(channels, dtype, sync, rule=None):
     """`flax.nnx.BatchNorm`, split into graph and state."""
     from flax import nnx
 
@@ -99,7 +118,7 @@ def nnx(channels, dtype, sync):
     return state, apply
 
 
-def haiku(channels, dtype, sync):
+def haiku(channels, dtype, sync, rule=None):
     """`haiku.BatchNorm`, transformed."""
     import haiku as hk
 
@@ -129,7 +148,7 @@ def haiku_stats(state):
     )
 
 
-def equinox(channels, dtype, sync):
+def equinox(channels, dtype, sync, rule=None):
     """`equinox.nn.BatchNorm(mode="batch")`, mapped over the examples."""
     import equinox as eqx
 
@@ -158,7 +177,7 @@ def equinox_stats(state):
     return mean / seen, var / seen
 
 
-def keras(channels, dtype, sync):
+def keras(channels, dtype, sync, rule=None):
     """`keras.layers.BatchNormalization` on JAX, stateless."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
@@ -183,13 +202,15 @@ def keras(channels, dtype, sync):
 
 JAX_LIBRARIES = [
     Library("jaxbn", "jaxbn", linen("jaxbn.linen"), lambda s: (s["mean"], s["var"]),
-            running_average, masks=True, groups=True),
+            running_average, masks=True, groups=True, rules=RULES),
     Library("flax.linen", "flax", linen("flax.linen"),
             lambda s: (s["mean"], s["var"]), running_average, masks=True, groups=True),
     Library("flax.nnx", "flax", nnx, lambda s: (s["mean"][...], s["var"][...]),
             running_average, masks=True, groups=True),
-    Library("haiku", "dm-haiku", haiku, haiku_stats, debiased, groups=True),
-    Library("equinox", "equinox", equinox, equinox_stats, debiased, over="vmap"),
+    Library("haiku", "dm-haiku", haiku, haiku_stats, debiased, groups=True,
+            rules={"debias": debiased}),
+    Library("equinox", "equinox", equinox, equinox_stats, debiased, over="vmap",
+            rules={"debias": debiased}),
     Library("keras", "keras", keras, tuple, running_average, masks=True,
             synchronises=False),
 ]  # fmt: skip

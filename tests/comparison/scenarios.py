@@ -29,6 +29,7 @@ class Scenario(NamedTuple):
     groups: tuple[tuple[int, ...], ...] | None = None
     steps: int = 3
     refuse: bool = False  # right is to raise an error
+    rule: str | None = None  # of the running statistics, where not the library's own
 
     def limit(self, quantity: str) -> float:
         """What a right result is off at most; running statistics are float32."""
@@ -55,6 +56,10 @@ SCENARIOS = [
     Scenario("evaluation after 1 step", steps=1, mean=5.0, deviation=2.0),
     Scenario("evaluation after 10 steps", steps=10, mean=5.0, deviation=2.0),
     Scenario("evaluation after 100 steps", steps=100, mean=5.0, deviation=2.0),
+    Scenario("without initial values, 1 step", steps=1, mean=5.0, rule="debias"),
+    Scenario("without initial values, 10 steps", steps=10, mean=5.0, rule="debias"),
+    Scenario("plain average of 10 steps", steps=10, mean=5.0, rule="average"),
+    Scenario("unbiased variance", shape=(3, 1, 1, 8), mean=5.0, rule="unbiased"),
     Scenario("masked examples", mask="ragged"),
     Scenario("masked positions", mask="positions"),
     Scenario("mask of integers", mask="integers"),

@@ -19,7 +19,8 @@ def run(scenario, data):
         return t.detach().to(torch.float64).numpy()
 
     channels = scenario.shape[-1]
-    norm = torch.nn.BatchNorm2d(channels, eps=EPSILON, momentum=1 - MOMENTUM)
+    momentum = None if scenario.rule == "average" else 1 - MOMENTUM
+    norm = torch.nn.BatchNorm2d(channels, eps=EPSILON, momentum=momentum)
     if scenario.dtype == "float64":
         norm = norm.double()
     with torch.no_grad():

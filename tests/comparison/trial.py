@@ -12,11 +12,21 @@ from jax.sharding import PartitionSpec as P
 
 from tests.cases import DTYPES
 from tests.comparison import scenarios, torch_library
-from tests.comparison.libraries import AXIS, JAX_LIBRARIES, Library, bessel
+from tests.comparison.libraries import (
+    AXIS,
+    JAX_LIBRARIES,
+    Library,
+    average,
+    bessel,
+    unbiased,
+)
 from tests.comparison.scenarios import SHARDS, Scenario
 
 QUANTITIES = ("output", "gradients", "statistics", "evaluation")
-TORCH = Library("torch", "torch", None, None, bessel, synchronises=False)
+TORCH = Library(
+    "torch", "torch", None, None, bessel, synchronises=False,
+    rules={"average": lambda m: average(unbiased(m)), "unbiased": bessel},
+)  # fmt: skip
 LIBRARIES = [*JAX_LIBRARIES, TORCH]
 
 
@@ -41,6 +51,7 @@ def supports(library: Library, scenario: Scenario) -> bool:
         (library.masks or scenario.mask is None)
         and (library.synchronises or scenario.shards == 1)
         and (library.groups or scenario.groups is None)
+        and (scenario.rule is None or scenario.rule in library.rules)
     )
 
 
@@ -57,7 +68,8 @@ def trial(library: Library, scenario: Scenario) -> Outcome:
         except Exception as error:
             lines = str(error).strip().splitlines() or ["(no message)"]
             return Outcome(raised=f"{type(error).__name__}: {lines[0]}")
-    truth = scenarios.truth(scenario, data, library.convention)
+    rule = library.rules[scenario.rule] if scenario.rule else library.convention
+    truth = scenarios.truth(scenario, data, rule)
     return Outcome(dict(zip(QUANTITIES, errors(data, got, truth), strict=True)))
 
 
@@ -94,7 +106,7 @@ def run_jax(library):
         if scenario.groups:
             sync["axis_index_groups"] = [list(g) for g in scenario.groups]
         dtype = np.dtype(DTYPES[scenario.dtype])
-        state, apply = library.make(scenario.shape[-1], dtype, sync)
+        state, apply = library.make(scenario.shape[-1], dtype, sync, scenario.rule)
         step = jax.jit(cut(library, scenario, training_step(apply)))
         scale, bias = jnp.asarray(data.scale), jnp.asarray(data.bias)
         mask = None if data.mask is None else jnp.asarray(data.mask)
