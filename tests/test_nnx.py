@@ -132,7 +132,9 @@ def test_a_batch_axis_of_vmap_is_synchronised(rng):
 def test_eval_shape():
     """flax#4734: the shapes of a model with batch norm, without computing."""
     model = Net(BatchNorm, nnx.Rngs(0))
-    y = nnx.eval_shape(lambda m, x: m(x), model, jax.ShapeDtypeStruct((3, 4), float))
+    y = nnx.eval_shape(
+        lambda m, x: m(x), model, jax.ShapeDtypeStruct((3, 4), jnp.float32)
+    )
     assert y.shape == (3, 2)
     made = nnx.eval_shape(lambda: Net(BatchNorm, nnx.Rngs(0)))
     assert made.norm.mean.shape == (8,)
