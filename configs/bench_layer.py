@@ -8,8 +8,8 @@ in one process: forward and forward + backward, with and without ReLU, masked, a
 synchronised over two devices. The memory allocator is set the same for all.
 
 Cost: a minute on 2 CPU cores.
-Expected: flax / jaxbn about 1.2 forward + backward, 2 and more masked, and 0.85 for the
-forward pass alone, where the variance that is right at any mean has its price.
+Expected: flax / jaxbn about 1.1 to 1.3 forward + backward, 2 and more masked, and 0.8
+for the forward pass alone, where a variance that is right at any mean has its price.
 """
 
 from experiments.config import BenchConfig
