@@ -43,9 +43,8 @@ def bench(console: Console, config: BenchConfig, workdir: Path) -> None:
         **next(answers),
         "cases": {},
     }
-    from experiments.bench_cases import BENCH_CASES
-
-    rows = track(answers, "Timing", len(BENCH_CASES), console=console, transient=True)
+    num_cases = results["num_cases"]
+    rows = track(answers, "Timing", num_cases, console=console, transient=True)
     try:
         for answer in rows:
             results["cases"][answer["case"]] = answer["seconds"]
@@ -55,7 +54,7 @@ def bench(console: Console, config: BenchConfig, workdir: Path) -> None:
                 console.print(_line(answer), soft_wrap=True)
     except KeyboardInterrupt:
         done = len(results["cases"])
-        console.print(f"Interrupted after {done} of {len(BENCH_CASES)} cases.")
+        console.print(f"Interrupted after {done} of {num_cases} cases.")
         raise
     finally:
         if results["cases"]:

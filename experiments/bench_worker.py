@@ -50,7 +50,8 @@ def main() -> None:
     fields = json.loads(sys.stdin.readline())
     config = BenchConfig(**{**fields, "shape": tuple(fields["shape"])})
     jax.config.update("jax_num_cpu_devices", max(case.shards for case in BENCH_CASES))
-    about = {"versions": versions(), "device": jax.devices()[0].device_kind}
+    device = jax.devices()[0].device_kind
+    about = {"versions": versions(), "device": device, "num_cases": len(BENCH_CASES)}
     print(json.dumps(about), flush=True)
     for case in BENCH_CASES:
         made = {name: make_step(name, case, config) for name in LIBRARIES}

@@ -25,6 +25,9 @@ $$\bar o = \sum_i g_i, \quad \bar s = \sum_i g_i c_i, \quad
 $$\bar x_i = \gamma\rho\,g_i + \tfrac{w_i}{W}\left(\bar\mu + 2 c_i\,\bar v\right),
   \qquad \bar r_i = g_i .$$
 
+Batch renorm puts $\gamma r$ and $\beta + \gamma d$ for $\gamma$ and $\beta$, and moves
+them with $\dot\gamma r$ and $\dot\beta + \dot\gamma d$ (see `_renorm.py`).
+
 Cotangents of the returned mean and variance add to $\bar\mu$ and $\bar v$. One rule
 serves `jvp`, `vjp`, `hessian` and every order beyond, which a custom VJP cannot.
 """

@@ -122,3 +122,10 @@ def test_merge_is_differentiable(x64, rng):
         return jnp.sum(merged.var**2) + jnp.sum(merged.mean**3)
 
     jax.test_util.check_grads(jax.jit(loss), stacked[:2], order=2)
+
+
+def test_merge_of_no_parts_is_nothing():
+    nothing = jaxbn.Moments(jnp.ones((0, 3)), jnp.ones((0, 3)), jnp.ones(0))
+    merged = jaxbn.merge_moments(nothing)
+    assert merged.mean.tolist() == merged.var.tolist() == [0, 0, 0]
+    assert merged.count == 0

@@ -119,6 +119,24 @@ def test_a_virtual_batch_per_device_needs_no_collective(dtype, masked):
     assert compiled_collectives(all_gradients, x, x, c, c, mask) == 1
 
 
+def test_running_statistics_cost_three_collectives_of_feature_vectors():
+    """An anchor, a mean and a variance of the devices' moments; no more under `jit`."""
+    x, c = (
+        sharded((64, 8, 8, 16), jnp.float32, P("i")),
+        sharded((16,), jnp.float32, P()),
+    )
+    norm = BatchNorm(use_running_average=False, virtual_batch_size=16)
+    variables = {
+        "params": {"scale": c, "bias": c},
+        "batch_stats": {"mean": c, "var": c},
+    }
+
+    def step(variables, x):
+        return norm.apply(variables, x, mutable=["batch_stats"])
+
+    assert compiled_collectives(step, variables, x) == 3
+
+
 @pytest.mark.parametrize("mode", ["shard_map", "shard_map_unchecked", "pmap"])
 @pytest.mark.parametrize("size", [2, 8])
 def test_collectives_of_a_synchronised_batch(mode, size):
