@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call of a layer, for Linen and NNX alike: which statistics, and how they move."""
 
+from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from jaxbn._functional import batch_norm, batch_renorm
 from jaxbn._moments import compute_moments, merge_moments
 from jaxbn._normalize import normalize
+from jaxbn._record import State, add_to_record, is_layerwise, names_found
 from jaxbn._running_stats import update_running_stats
 from jaxbn._types import RunningStats
 
@@ -35,10 +38,15 @@ def names_kept(layer: Any) -> tuple[str, ...]:
     return ("mean", "var", "count") if counted else ("mean", "var")
 
 
+def names_held(layer: Any, has: Callable[[str], bool]) -> tuple[str, ...]:
+    """Returns those, and those of a record, where one is there."""
+    return names_kept(layer) + names_found(has)
+
+
 def call_layer(
     layer: Any,
     x: Float[Array, "*n"],
-    stats: RunningStats,
+    state: State,
     scale: Float[Array, "*c"] | None,
     bias: Float[Array, "*c"] | None,
     *,
@@ -48,15 +56,20 @@ def call_layer(
     use_running_average: bool,
     update_stats: bool | None,
     limits: dict[str, Any] | None,
-) -> tuple[Float[Array, "*n"], RunningStats]:
+) -> tuple[Float[Array, "*n"], State]:
     """Normalizes by the running or the batch's statistics, and moves the running ones.
 
     Which statistics are used, and whether they are updated, are two choices; updated
-    are, unless said, those that are not used. `layer` has the fields named above.
-    `limits` are those of `batch_renorm`'s corrections; without them, `batch_norm`.
+    are, unless said, those that are not used. Where `state` has a record, the moments
+    go there instead. `layer` has the fields named above. `limits` are those of
+    `batch_renorm`'s corrections; without them, `batch_norm`.
     """
     if update_stats is None:
         update_stats = not use_running_average
+    if update_stats and is_layerwise(state):
+        use_running_average = True
+    count = state.get("count", jnp.zeros_like(state["var"], shape=()))
+    stats = RunningStats(state["mean"], state["var"], count)
     shared: dict[str, Any] = {"axis": axes, "mask": mask}
     batch: dict[str, Any] = shared | fields(layer, FIELDS_OF_BATCH)
     map_: dict[str, Any] = {"residual": residual} | fields(layer, FIELDS_OF_MAP)
@@ -70,8 +83,10 @@ def call_layer(
     else:
         y, moments = batch_renorm(x, stats, scale, bias, **limits, **batch, **map_)
     if moments is None or not update_stats:
-        return y, stats
+        return y, state
     if layer.virtual_batch_size is not None:
         moments = merge_moments(moments)
-    options = fields(layer, FIELDS_OF_UPDATE)
-    return y, update_running_stats(stats, moments, **options)
+    if recorded := names_found(state.__contains__):
+        return y, add_to_record(state, recorded, moments)
+    new = update_running_stats(stats, moments, **fields(layer, FIELDS_OF_UPDATE))
+    return y, {name: getattr(new, name) for name in state}

@@ -2,13 +2,14 @@
 """Batch norm as a Flax Linen module: state only, the arithmetic is elsewhere."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-from jaxbn._layer import call_layer, limits_of, names_kept
+from jaxbn._layer import call_layer, limits_of, names_held
 from jaxbn._lift import lift_input
 from jaxbn._moments import compute_moments
 from jaxbn._normalize import Activation
@@ -142,24 +143,24 @@ class BatchNorm(nn.Module):
         start = init_running_stats(features)
         kept = {
             name: self.variable("batch_stats", name, getattr, start, name)
-            for name in names_kept(self)
+            for name in names_held(self, partial(self.has_variable, "batch_stats"))
         }
         scale = bias = None
         if self.use_scale:
             scale = self.param("scale", self.scale_init, features, self.param_dtype)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, features, self.param_dtype)
-        stats = start._replace(**{name: v.value for name, v in kept.items()})
+        state = {name: variable.value for name, variable in kept.items()}
         if self.is_initializing():
             # No axis is bound, and a batch of one example will do.
             if not use_running_average:
                 moments = compute_moments(x, axis=layout.feature_axes, mask=mask)
-                stats = stats._replace(mean=moments.mean, var=moments.var)
+                state = state | {"mean": moments.mean, "var": moments.var}
             use_running_average, update_stats = True, False
         y, new = call_layer(
             self,
             x,
-            stats,
+            state,
             scale,
             bias,
             axes=layout.feature_axes,
@@ -169,9 +170,9 @@ class BatchNorm(nn.Module):
             update_stats=update_stats,
             limits=limits,
         )
-        if new is not stats:
+        if new is not state:
             for name, variable in kept.items():
-                variable.value = getattr(new, name)
+                variable.value = new[name]
         return y
 
 

@@ -2,6 +2,7 @@
 """Batch norm as a Flax NNX module: state only, the arithmetic is elsewhere."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from jaxbn._checks import check_train_flag
-from jaxbn._layer import call_layer, limits_of, names_kept
+from jaxbn._layer import call_layer, limits_of, names_held, names_kept
 from jaxbn._lift import lift_input
 from jaxbn._normalize import Activation
 from jaxbn._running_stats import init_running_stats
@@ -105,9 +106,8 @@ class BatchNorm(nnx.Module):
         if use_bias:
             bias = bias_init(rngs.params(), shape, param_dtype)
             self.bias = nnx.Param(bias, **bias_metadata)
-        self.num_features = num_features
+        self.num_features, self.axis = num_features, axis
         self.use_running_average = use_running_average
-        self.axis = axis
         self.momentum = momentum
         self.epsilon = epsilon
         self.dtype = dtype
@@ -139,7 +139,7 @@ class BatchNorm(nnx.Module):
         Args:
             x: the input, any shape, real floating point.
             use_running_average: wins over the module's own.
-            mask: which positions count, as in `jaxbn.compute_moments`.
+            mask: which positions count, as in `compute_moments`.
             residual: added before the activation, of the shape of `x`.
             update_stats: as in `jaxbn.linen`.
 
@@ -161,14 +161,14 @@ class BatchNorm(nnx.Module):
         if use_running_average is None:
             use_running_average = check_train_flag(self.use_running_average)
         scale, bias = (None if p is None else p[...] for p in (self.scale, self.bias))
-        kept = {name: getattr(self, name) for name in names_kept(self)}
-        start = init_running_stats(self.mean[...].shape)
-        stats = start._replace(**{name: v[...] for name, v in kept.items()})
-        x, layout = lift_input(x, self.axis, scale=scale, bias=bias, mean=stats.mean)
+        kept = {n: getattr(self, n) for n in names_held(self, partial(hasattr, self))}
+        state = {name: variable[...] for name, variable in kept.items()}
+        vectors = {"scale": scale, "bias": bias, "mean": state["mean"]}
+        x, layout = lift_input(x, self.axis, **vectors)
         y, new = call_layer(
             self,
             x,
-            stats,
+            state,
             scale,
             bias,
             axes=layout.feature_axes,
@@ -178,9 +178,9 @@ class BatchNorm(nnx.Module):
             update_stats=update_stats,
             limits=limits,
         )
-        if new is not stats:
+        if new is not state:
             for name, variable in kept.items():
-                variable[...] = getattr(new, name)
+                variable[...] = new[name]
         return y
 
     def set_view(self, use_running_average: bool | None = None) -> None:

@@ -119,14 +119,19 @@ def train_together(dtype):
     return variables
 
 
-def main(process, num_processes, port, file):
-    """Trains in each dtype, and writes the leaves of what comes out."""
+def join(process, num_processes, port):
+    """Makes this one of so many processes that share four devices."""
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", SHARDS // int(num_processes))
     jax.distributed.initialize(
         f"localhost:{port}", int(num_processes), int(process), initialization_timeout=60
     )
+
+
+def main(process, num_processes, port, file):
+    """Trains in each dtype, and writes the leaves of what comes out."""
+    jax.config.update("jax_enable_x64", True)
+    join(process, num_processes, port)
     results = {dtype: train_together(dtype) for dtype in DTYPES}
     leaves = jax.tree.leaves(results)
     np.savez(Path(file), *map(np.asarray, leaves))

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import jaxbn
-from jaxbn import _checks, _stats_checks, _sync_checks
+from jaxbn import _checks, _population_checks, _stats_checks, _sync_checks
 from tests.error_texts import ERRORS
+from tests.population_error_texts import POPULATION_ERRORS
 from tests.stats_error_texts import STATS_ERRORS
 from tests.sync_error_texts import SYNC_ERRORS
 
-ALL = ERRORS + STATS_ERRORS + SYNC_ERRORS
+ALL = ERRORS + STATS_ERRORS + SYNC_ERRORS + POPULATION_ERRORS
 
 pytestmark = pytest.mark.usefixtures("without_type_checker")
 
@@ -27,7 +28,7 @@ def test_text(call, error, text):
 
 
 def test_every_check_is_above():
-    """Each `raise` of the three modules was reached by one of the calls."""
+    """Each `raise` of these modules was reached by one of the calls."""
     raised = set()
     for call, error, _ in ALL:
         try:
@@ -38,7 +39,7 @@ def test_every_check_is_above():
             raised.add((last.filename, last.lineno))
     raises = {
         (module.__file__, node.lineno)
-        for module in (_checks, _stats_checks, _sync_checks)
+        for module in (_checks, _population_checks, _stats_checks, _sync_checks)
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Raise)
     }

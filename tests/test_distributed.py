@@ -16,10 +16,10 @@ from tests import distributed_worker as worker
 ROOT = Path(__file__).parent.parent
 
 
-def start(process, num_processes, port, file):
+def start(module, process, num_processes, port, file):
     arguments = [process, num_processes, port, file]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.distributed_worker", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
         stdout=subprocess.PIPE,
@@ -28,13 +28,15 @@ def start(process, num_processes, port, file):
     )
 
 
-def run_processes(num_processes, folder):
+def run_processes(num_processes, folder, module="tests.distributed_worker"):
     """The leaves of what each process ends with."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     files = [folder / f"{k}.npz" for k in range(num_processes)]
-    processes = [start(k, num_processes, port, file) for k, file in enumerate(files)]
+    processes = [
+        start(module, k, num_processes, port, file) for k, file in enumerate(files)
+    ]
     try:
         for process in processes:
             output, _ = process.communicate(timeout=180)

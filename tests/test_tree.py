@@ -13,6 +13,7 @@ import jaxbn
 import jaxbn.conversion
 import jaxbn.linen
 import jaxbn.nnx
+import jaxbn.population
 
 ROOT = Path(__file__).parent.parent
 RANKS = {
@@ -30,12 +31,21 @@ RANKS = {
     "_derivative": 6,
     "_moments": 7,
     "_functional": 7,
-    "_layer": 8,
-    "linen": 9,
-    "nnx": 9,
-    "conversion": 9,
-    "__init__": 10,
+    "_record": 8,
+    "_layer": 9,
+    "linen": 10,
+    "nnx": 10,
+    "conversion": 10,
+    "_progress": 10,
+    "_population_checks": 10,
+    "_population_pass": 10,
+    "_population": 11,
+    "_population_linen": 12,
+    "_population_nnx": 12,
+    "population": 13,
+    "__init__": 14,
 }
+WITH_FLAX = {"linen", "nnx", "conversion", "_population_linen", "_population_nnx"}
 SOURCES = sorted(
     p
     for folder in ("jaxbn", "experiments", "configs", "tests")
@@ -52,6 +62,8 @@ PUBLIC = [
     jaxbn.nnx.BatchRenorm,
     jaxbn.conversion.to_linen,
     jaxbn.conversion.from_linen,
+    jaxbn.population.estimate_linen,
+    jaxbn.population.estimate_nnx,
 ]
 
 
@@ -76,11 +88,7 @@ def test_imports_lower_ranks_only(path):
         if name.startswith("jaxbn."):
             assert RANKS[name.removeprefix("jaxbn.")] < rank, name
         assert name.split(".")[0] not in ("experiments", "configs", "tests")
-        assert not name.startswith("flax") or path.stem in (
-            "linen",
-            "nnx",
-            "conversion",
-        )
+        assert not name.startswith("flax") or path.stem in WITH_FLAX
 
 
 @by_source
@@ -114,6 +122,7 @@ def test_every_module_has_its_test():
     tests = {p.stem for p in (ROOT / "tests").glob("test_*.py")}
     # Without functions to call; or said in full by what users call.
     without = {"__init__", "_types", "_lift", "_sync_checks", "_stats_checks", "_layer"}
+    without |= {"_record", "_population_checks"}
     for module in set(RANKS) - without:
         assert f"test_{module.lstrip('_')}" in tests
 
@@ -148,5 +157,5 @@ def test_arrays_are_positional_and_all_else_is_keyword_only(public):
         )
         if parameter.kind == parameter.POSITIONAL_OR_KEYWORD:
             array = ("x", "mean", "var", "scale", "bias")
-            modules = ("module", "variables")
+            modules = ("module", "variables", "model", "apply", "forward", "batches")
             assert name in (*array, "stats", "moments", "num_features", *modules)
