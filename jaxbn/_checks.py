@@ -31,23 +31,32 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_floating(x: Shaped[Array, "*n"], *, name: str = "x") -> None:
-    """`x` must be an array of real floating-point numbers."""
+def is_complex(dtype: DTypeLike) -> bool:
+    """Whether it has an imaginary part."""
+    return jnp.issubdtype(dtype, jnp.complexfloating)
+
+
+def check_inexact(x: Shaped[Array, "*n"], *, name: str = "x") -> None:
+    """`x` must be an array of floating-point numbers, real or complex."""
     if not hasattr(x, "dtype"):
         raise TypeError(
             f"`{name}` must be an array, got {type(x).__name__}; convert it with "
             "`jnp.asarray`."
         )
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        return
-    fix = (
-        "normalize its real and imaginary parts."
-        if jnp.issubdtype(x.dtype, jnp.complexfloating)
-        else f"convert it with `{name}.astype(jnp.float32)`."
-    )
-    raise TypeError(
-        f"`{name}` must hold real floating-point numbers, got dtype {x.dtype}; {fix}"
-    )
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise TypeError(
+            f"`{name}` must hold floating-point numbers, got dtype {x.dtype}; convert "
+            f"it with `{name}.astype(jnp.float32)`."
+        )
+
+
+def check_real(x: Shaped[Array, "*n"], *, name: str, reason: str) -> None:
+    """`x` must not be complex."""
+    if is_complex(x.dtype):
+        raise TypeError(
+            f"`{name}` must hold real floating-point numbers, got dtype {x.dtype}: "
+            f"{reason}."
+        )
 
 
 def check_axis(axis: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -72,20 +81,24 @@ def check_axis(axis: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, 
 
 
 def check_features(
-    shape: tuple[int, ...],
+    x: Shaped[Array, "*n"],
     axes: tuple[int, ...],
     **vectors: Shaped[Array, "..."] | None,
 ) -> None:
     """Each vector, given by its name, must have one value per feature."""
-    expected = tuple(shape[a] for a in axes)
+    expected = tuple(x.shape[a] for a in axes)
     for name, vector in vectors.items():
         if vector is None:
             continue
-        check_floating(vector, name=name)
+        check_inexact(vector, name=name)
+        if name == "var":
+            check_real(vector, name=name, reason="it is a mean square")
+        elif not is_complex(x.dtype):
+            check_real(vector, name=name, reason=f"`x` is {x.dtype}")
         if vector.shape != expected:
             raise ValueError(
                 f"`{name}` must have shape {expected}, the size of the feature axes "
-                f"{axes} of `x`, got {vector.shape} for `x` of shape {shape}."
+                f"{axes} of `x`, got {vector.shape} for `x` of shape {x.shape}."
             )
 
 
@@ -93,7 +106,7 @@ def check_mask(
     mask: Shaped[Array, "..."], shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> None:
     """`mask` must say, without regard to the feature, which positions count."""
-    if jnp.issubdtype(mask.dtype, jnp.complexfloating):
+    if is_complex(mask.dtype):
         raise TypeError(
             f"`mask` must be bool, int or float, got dtype {mask.dtype}; 0 leaves a "
             "position out, a float weighs it."
@@ -120,12 +133,14 @@ def check_mask(
             )
 
 
-def check_residual(residual: Shaped[Array, "..."], shape: tuple[int, ...]) -> None:
+def check_residual(residual: Shaped[Array, "..."], x: Shaped[Array, "*n"]) -> None:
     """`residual` must look like `x`."""
-    check_floating(residual, name="residual")
-    if residual.shape != shape:
+    check_inexact(residual, name="residual")
+    if not is_complex(x.dtype):
+        check_real(residual, name="residual", reason=f"`x` is {x.dtype}")
+    if residual.shape != x.shape:
         raise ValueError(
-            f"`residual` must have the shape of `x`, {shape}, got {residual.shape}."
+            f"`residual` must have the shape of `x`, {x.shape}, got {residual.shape}."
         )
 
 
@@ -138,14 +153,16 @@ def check_activation(activation: Callable[[Array], Array] | None) -> None:
         )
 
 
-def check_dtype(dtype: DTypeLike | None) -> np.dtype | None:
-    """Returns the output dtype, or None where the input decides."""
-    if dtype is None:
-        return None
+def check_dtype(dtype: DTypeLike, of: DTypeLike = jnp.float32) -> np.dtype:
+    """Returns `dtype`, which must be complex where `of` is, and real where it is."""
     result = jnp.dtype(dtype)
-    if not jnp.issubdtype(result, jnp.floating):
+    kind, word = (
+        (jnp.complexfloating, "complex") if is_complex(of) else (jnp.floating, "real")
+    )
+    if not jnp.issubdtype(result, kind):
         raise TypeError(
-            f"`dtype` must be a real floating-point dtype or None, got {result}."
+            f"`dtype` must be a {word} floating-point dtype, got {result}; leave it "
+            "out for the usual one."
         )
     return result
 
@@ -171,14 +188,14 @@ def check_enough_values(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
 
 
 def check_affine(
-    shape: tuple[int, ...],
+    x: Shaped[Array, "*n"],
     epsilon: float,
     residual: Shaped[Array, "..."] | None,
     activation: Callable[[Array], Array] | None,
 ) -> float:
     """Checks the arguments of the affine map that are not feature vectors."""
     if residual is not None:
-        check_residual(residual, shape)
+        check_residual(residual, x)
     check_activation(activation)
     return check_epsilon(epsilon)
 

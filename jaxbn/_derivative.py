@@ -103,6 +103,7 @@ def _forward(setting, x, weights, scale, bias, residual, target):
     layout, epsilon, activation, dtype = setting
     statistics = batch_statistics(x, weights, layout)
     anchor, shift, var, _ = own(statistics, layout.sync)
+    var = layout.pool(var)
     deviation = inverse_deviation(var, epsilon)
     corrected = None
     if target is not None:
@@ -157,6 +158,7 @@ def _tangent(setting, saved, x_dot, scale_dot, bias_dot, residual_dot):
     )
     moments_dot = moment_tangents(centered, x_dot, saved.count, saved.weights, layout)
     mean_dot, var_dot = own(moments_dot, layout.sync)
+    var_dot = layout.pool(var_dot)
     if saved.corrected is not None and scale_dot is not None:
         bias_dot = saved.corrected.of_bias(scale_dot, bias_dot)
         scale_dot = saved.corrected.of_scale(scale_dot)

@@ -5,13 +5,27 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Inexact, Shaped
 
-from jaxbn._checks import check_affine, check_dtype, check_enough_values
+from jaxbn._checks import (
+    check_affine,
+    check_dtype,
+    check_enough_values,
+    check_real,
+    is_complex,
+)
 from jaxbn._collectives import lift_sync
+from jaxbn._complex import as_pairs, from_pairs, moments_from_pairs, weights_of_pairs
 from jaxbn._derivative import Setting, normalize_by_batch
-from jaxbn._lift import compute_dtype, lift_input, lift_mask, lift_vector
-from jaxbn._normalize import Activation
+from jaxbn._lift import (
+    compute_dtype,
+    lift_input,
+    lift_mask,
+    lift_vector,
+    like_input,
+    zero_where_left_out,
+)
+from jaxbn._normalize import Activation, activate, affine
 from jaxbn._renorm import Target
 from jaxbn._stats_checks import check_renorm
 from jaxbn._types import Moments, RunningStats
@@ -19,9 +33,9 @@ from jaxbn._virtual_batches import by_virtual_batch
 
 
 def batch_norm(
-    x: Float[Array, "*n"],
-    scale: Float[Array, "*c"] | None = None,
-    bias: Float[Array, "*c"] | None = None,
+    x: Inexact[Array, "*n"],
+    scale: Inexact[Array, "*c"] | None = None,
+    bias: Inexact[Array, "*c"] | None = None,
     *,
     axis: int | Sequence[int] = -1,
     epsilon: float = 1e-5,
@@ -29,10 +43,10 @@ def batch_norm(
     virtual_batch_size: int | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
-    residual: Float[Array, "*n"] | None = None,
+    residual: Inexact[Array, "*n"] | None = None,
     activation: Activation | None = None,
     dtype: DTypeLike | None = None,
-) -> tuple[Float[Array, "*n"], Moments]:
+) -> tuple[Inexact[Array, "*n"], Moments]:
     r"""Normalizes a batch by its own statistics: batch norm in training.
 
     $$\mu = \frac1W \sum_i w_i x_i, \qquad v = \frac1W \sum_i w_i (x_i - \mu)^2, \qquad
@@ -53,7 +67,7 @@ def batch_norm(
     Under `jit` with `x` sharded over a mesh, the statistics are of the whole array.
 
     Args:
-        x: the input, any shape, real floating point.
+        x: the input, any shape, real or complex.
         scale: of shape `(*c)`, the sizes of the feature axes, or None for 1.
         bias: of the same shape, or None for 0.
         axis: the feature axis or axes; all others are reduced.
@@ -106,8 +120,9 @@ def batch_norm(
     """
     sync = lift_sync(axis_name, axis_index_groups)
     x, layout = lift_input(x, axis, sync, scale=scale, bias=bias)
-    epsilon = check_affine(x.shape, epsilon, residual, activation)
-    setting = Setting(layout, epsilon, activation, check_dtype(dtype) or x.dtype)
+    epsilon = check_affine(x, epsilon, residual, activation)
+    dtype = x.dtype if dtype is None else check_dtype(dtype, x.dtype)
+    setting = Setting(layout, epsilon, activation, dtype)
     return _normalize(setting, x, scale, bias, None, mask, residual, virtual_batch_size)
 
 
@@ -189,8 +204,10 @@ def batch_renorm(
     x, layout = lift_input(
         x, axis, sync, scale=scale, bias=bias, mean=stats.mean, var=stats.var
     )
-    epsilon = check_affine(x.shape, epsilon, residual, activation)
-    setting = Setting(layout, epsilon, activation, check_dtype(dtype) or x.dtype)
+    check_real(x, name="x", reason="batch renorm is not defined for complex numbers")
+    epsilon = check_affine(x, epsilon, residual, activation)
+    dtype = x.dtype if dtype is None else check_dtype(dtype)
+    setting = Setting(layout, epsilon, activation, dtype)
     towards = (stats.mean, stats.var, max_scale, max_shift)
     target = Target(*(jnp.asarray(v, compute_dtype(x)) for v in towards))
     return _normalize(
@@ -201,13 +218,31 @@ def batch_renorm(
 def _normalize(setting, x, scale, bias, target, mask, residual, virtual_batch_size):
     """Lifts what is checked, and computes."""
     working = compute_dtype(x)
-    scale, bias = lift_vector(scale, working), lift_vector(bias, working)
+    weights = lift_mask(mask, setting.layout, working)
+    values = like_input(working, x)
+    scale, bias = lift_vector(scale, values), lift_vector(bias, values)
+    if not is_complex(x.dtype):
+        arrays = x, weights, residual
+        return _by_part(setting, scale, bias, target, virtual_batch_size, arrays)
+    # The parts are normalized together as pairs; what mixes them comes after.
+    layout, activation, dtype = setting.layout, setting.activation, setting.dtype
+    pairs = Setting(layout.of_pairs, setting.epsilon, None, working)
+    arrays = as_pairs(x), weights_of_pairs(weights), None
+    y, moments = _by_part(pairs, None, None, None, virtual_batch_size, arrays)
+    if residual is not None:
+        residual = zero_where_left_out(residual, weights)
+    gain = jnp.ones(layout.features, values) if scale is None else scale
+    z = affine(from_pairs(y), gain, bias, residual, layout)
+    return activate(z, activation, weights, dtype), moments_from_pairs(moments)
+
+
+def _by_part(setting, scale, bias, target, virtual_batch_size, arrays):
+    """Normalizes each virtual batch, or the whole."""
 
     def compute(layout, x, weights, residual):
         if layout.sync is None:
-            check_enough_values(layout.shape, layout.feature_axes)
+            check_enough_values(*layout.as_given)
         part = setting._replace(layout=layout)
         return normalize_by_batch(part, x, weights, scale, bias, residual, target)
 
-    arrays = x, lift_mask(mask, setting.layout, working), residual
     return by_virtual_batch(compute, setting.layout, virtual_batch_size, arrays)

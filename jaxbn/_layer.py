@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call of a layer, for Linen and NNX alike: which statistics, and how they move."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jax.typing import DTypeLike
+from jaxtyping import Array, Inexact, Shaped
 
+from jaxbn._checks import is_complex
 from jaxbn._functional import batch_norm, batch_renorm
 from jaxbn._moments import compute_moments, merge_moments
 from jaxbn._normalize import normalize
 from jaxbn._record import State, add_to_record, is_layerwise, names_found
-from jaxbn._running_stats import update_running_stats
+from jaxbn._running_stats import init_running_stats, update_running_stats
 from jaxbn._types import RunningStats
 
 FIELDS_OF_BATCH = ("virtual_batch_size", "axis_name", "axis_index_groups")
@@ -32,6 +34,13 @@ def limits_of(layer: Any, max_scale: Any, max_shift: Any) -> dict[str, Any]:
     }
 
 
+def start_for(dtype: DTypeLike, num_features: int | Sequence[int]) -> RunningStats:
+    """Returns the statistics before the first update; of complex numbers, if so."""
+    start = init_running_stats(num_features)
+    mean = start.mean.astype(jnp.complex64) if is_complex(dtype) else start.mean
+    return start._replace(mean=mean)
+
+
 def names_kept(layer: Any) -> tuple[str, ...]:
     """Returns which of the `RunningStats` a layer has to keep."""
     counted = layer.momentum is None or layer.debias
@@ -45,18 +54,18 @@ def names_held(layer: Any, has: Callable[[str], bool]) -> tuple[str, ...]:
 
 def call_layer(
     layer: Any,
-    x: Float[Array, "*n"],
+    x: Inexact[Array, "*n"],
     state: State,
-    scale: Float[Array, "*c"] | None,
-    bias: Float[Array, "*c"] | None,
+    scale: Inexact[Array, "*c"] | None,
+    bias: Inexact[Array, "*c"] | None,
     *,
     axes: tuple[int, ...],
     mask: Shaped[Array, "..."] | None,
-    residual: Float[Array, "*n"] | None,
+    residual: Inexact[Array, "*n"] | None,
     use_running_average: bool,
     update_stats: bool | None,
     limits: dict[str, Any] | None,
-) -> tuple[Float[Array, "*n"], State]:
+) -> tuple[Inexact[Array, "*n"], State]:
     """Normalizes by the running or the batch's statistics, and moves the running ones.
 
     Which statistics are used, and whether they are updated, are two choices; updated

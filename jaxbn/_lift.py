@@ -8,9 +8,15 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Inexact, Shaped
 
-from jaxbn._checks import check_axis, check_features, check_floating, check_mask
+from jaxbn._checks import (
+    check_axis,
+    check_features,
+    check_inexact,
+    check_mask,
+    is_complex,
+)
 from jaxbn._collectives import Sync
 
 Weights = Bool[Array, "..."] | Float[Array, "..."] | None
@@ -24,6 +30,7 @@ class Layout(NamedTuple):
     shape: tuple[int, ...]
     feature_axes: tuple[int, ...]
     sync: Sync | None = None
+    pairs: bool = False  # the last axis, of features, holds real and imaginary part
 
     @property
     def reduced_axes(self) -> tuple[int, ...]:
@@ -40,9 +47,30 @@ class Layout(NamedTuple):
         """How many values a feature has."""
         return math.prod(self.shape[a] for a in self.reduced_axes)
 
-    def expand(self, vector: Float[Array, "*c"]) -> Float[Array, "..."]:
+    def expand(self, vector: Inexact[Array, "*c"]) -> Inexact[Array, "..."]:
         """Gives a vector of features the rank of `x`."""
         return lax.expand_dims(vector, self.reduced_axes)
+
+    @property
+    def of_pairs(self) -> "Layout":
+        """That of the pairs of a complex `x`."""
+        axes = (*self.feature_axes, len(self.shape))
+        return self._replace(shape=(*self.shape, 2), feature_axes=axes, pairs=True)
+
+    @property
+    def as_given(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shape and feature axes as the user knows them."""
+        pair = 1 if self.pairs else 0
+        return (
+            self.shape[: len(self.shape) - pair],
+            self.feature_axes[: len(self.feature_axes) - pair],
+        )
+
+    def pool(self, var: Float[Array, "*gc"]) -> Float[Array, "*gc"]:
+        """Real and imaginary part share one variance, the sum of theirs."""
+        if not self.pairs:
+            return var
+        return jnp.broadcast_to(jnp.sum(var, -1, keepdims=True), var.shape)
 
     def total(self, x: Float[Array, "*n"]) -> Float[Array, "*c"]:
         """Sums `x` over the reduced axes."""
@@ -54,22 +82,30 @@ def lift_input(
     axis: int | Sequence[int],
     sync: Sync | None = None,
     **vectors,
-) -> tuple[Float[Array, "*n"], Layout]:
+) -> tuple[Inexact[Array, "*n"], Layout]:
     """Checks `x`, `axis` and the named feature vectors; returns `x` and its layout."""
-    check_floating(x)
+    check_inexact(x)
     axes = check_axis(axis, x.shape)
-    check_features(x.shape, axes, **vectors)
+    check_features(x, axes, **vectors)
     return jnp.asarray(x), Layout(x.shape, axes, sync)
 
 
-def compute_dtype(x: Float[Array, "*n"]) -> np.dtype:
+def compute_dtype(x: Inexact[Array, "*n"]) -> np.dtype:
     """The dtype of the arithmetic: at least float32, float64 when `x` is."""
-    return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    double = x.dtype in (jnp.float64, jnp.complex128)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)
+
+
+def like_input(dtype: np.dtype, x: Inexact[Array, "*n"]) -> np.dtype:
+    """The same precision, complex where `x` is."""
+    if not is_complex(x.dtype):
+        return dtype
+    return jnp.dtype(jnp.complex128 if dtype == jnp.float64 else jnp.complex64)
 
 
 def lift_vector(
-    vector: Float[Array, "*c"] | None, dtype: np.dtype
-) -> Float[Array, "*c"] | None:
+    vector: Inexact[Array, "*c"] | None, dtype: np.dtype
+) -> Inexact[Array, "*c"] | None:
     """Brings a vector of features to the dtype of the arithmetic."""
     return None if vector is None else jnp.asarray(vector, dtype)
 
@@ -97,7 +133,9 @@ def positions_that_count(weights: Weights) -> Bool[Array, "..."] | None:
     return weights != 0
 
 
-def zero_where_left_out(x: Float[Array, "*n"], weights: Weights) -> Float[Array, "*n"]:
+def zero_where_left_out(
+    x: Inexact[Array, "*n"], weights: Weights
+) -> Inexact[Array, "*n"]:
     """Selects, so that NaN in a position of weight 0 cannot pass, nor its gradient."""
     counts = positions_that_count(weights)
     return x if counts is None else jnp.where(counts, x, jnp.zeros((), x.dtype))

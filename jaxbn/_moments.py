@@ -3,19 +3,25 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Inexact, Shaped
 
+from jaxbn._checks import is_complex
 from jaxbn._collectives import lift_sync
+from jaxbn._complex import (
+    as_pairs,
+    merge_stacked,
+    moments_from_pairs,
+    weights_of_pairs,
+)
 from jaxbn._lift import compute_dtype, lift_input, lift_mask
-from jaxbn._statistics import Statistics, batch_statistics, merge
+from jaxbn._statistics import batch_statistics
 from jaxbn._stats_checks import check_stacked_axis
 from jaxbn._types import Moments
 from jaxbn._virtual_batches import by_virtual_batch
 
 
 def compute_moments(
-    x: Float[Array, "*n"],
+    x: Inexact[Array, "*n"],
     *,
     axis: int | Sequence[int] = -1,
     mask: Shaped[Array, "..."] | None = None,
@@ -42,7 +48,8 @@ def compute_moments(
     Under `jit` with `x` sharded over a mesh these are the moments of the whole array.
 
     Args:
-        x: the input, any shape, real floating point.
+        x: the input, any shape, real or complex. The mean of complex numbers is
+            complex, their variance the mean of $|x - \mu|^2$.
         axis: the feature axis or axes; all others are reduced.
         mask: which positions count. Bool or int: what is not 0 counts once; float: a
             weight, at least 0. Either of the rank of `x`, broadcastable to it, with
@@ -67,7 +74,7 @@ def compute_moments(
         Mean and variance are differentiable in `x`, by forward and reverse mode.
 
     Raises:
-        TypeError: `x` is not real floating point, or another argument of a wrong kind.
+        TypeError: `x` is not floating point, or another argument of a wrong kind.
         ValueError: `axis` is out of range or repeated, `mask` does not fit `x`,
             `virtual_batch_size` does not divide the batch, `axis_name` is not bound, or
             `axis_index_groups` does not fit it.
@@ -91,7 +98,14 @@ def compute_moments(
     def compute(layout, x, weights, _):
         return None, batch_statistics(x, weights, layout).moments
 
-    return by_virtual_batch(compute, layout, virtual_batch_size, (x, weights, None))[1]
+    def of_parts(layout, x, weights):
+        arrays = x, weights, None
+        return by_virtual_batch(compute, layout, virtual_batch_size, arrays)[1]
+
+    if not is_complex(x.dtype):
+        return of_parts(layout, x, weights)
+    pairs = of_parts(layout.of_pairs, as_pairs(x), weights_of_pairs(weights))
+    return moments_from_pairs(pairs)
 
 
 def merge_moments(moments: Moments, *, axis: int = 0) -> Moments:
@@ -131,6 +145,4 @@ def merge_moments(moments: Moments, *, axis: int = 0) -> Moments:
         Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance",
         equation 2.1, for any number of parts.
     """
-    axis = check_stacked_axis(axis, moments.count.shape)
-    mean, var, count = moments
-    return merge(Statistics(mean, jnp.zeros_like(mean), var, count), axis).moments
+    return merge_stacked(moments, check_stacked_axis(axis, moments.count.shape))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Inexact, Shaped
 
 from jaxbn._checks import check_affine, check_dtype
 from jaxbn._lift import (
@@ -16,6 +16,7 @@ from jaxbn._lift import (
     lift_input,
     lift_mask,
     lift_vector,
+    like_input,
     zero_where_left_out,
 )
 
@@ -30,18 +31,18 @@ def inverse_deviation(var: Float[Array, "*c"], epsilon: float) -> Float[Array, "
 
 
 def slope(
-    deviation: Float[Array, "*c"], scale: Float[Array, "*c"] | None
-) -> Float[Array, "*c"]:
+    deviation: Inexact[Array, "*c"], scale: Inexact[Array, "*c"] | None
+) -> Inexact[Array, "*c"]:
     """What the centered input is multiplied by."""
     return deviation if scale is None else deviation * scale
 
 
 def center(
-    x: Float[Array, "*n"],
-    mean: Float[Array, "*c"],
-    shift: Float[Array, "*c"] | None,
+    x: Inexact[Array, "*n"],
+    mean: Inexact[Array, "*c"],
+    shift: Inexact[Array, "*c"] | None,
     layout: Layout,
-) -> Float[Array, "*n"]:
+) -> Inexact[Array, "*n"]:
     """`x` less the mean, or less an anchor and a shift from it to the mean.
 
     In the dtype of the mean; subtracted first, never folded.
@@ -51,12 +52,12 @@ def center(
 
 
 def affine(
-    centered: Float[Array, "*n"],
-    slope: Float[Array, "*c"],
-    bias: Float[Array, "*c"] | None,
-    residual: Float[Array, "*n"] | None,
+    centered: Inexact[Array, "*n"],
+    slope: Inexact[Array, "*c"],
+    bias: Inexact[Array, "*c"] | None,
+    residual: Inexact[Array, "*n"] | None,
     layout: Layout,
-) -> Float[Array, "*n"]:
+) -> Inexact[Array, "*n"]:
     """`slope * centered + bias + residual`: the value before the activation."""
     z = layout.expand(slope) * centered
     if bias is not None:
@@ -67,30 +68,30 @@ def affine(
 
 
 def activate(
-    z: Float[Array, "*n"],
+    z: Inexact[Array, "*n"],
     activation: Activation | None,
     weights: Weights,
     dtype: DTypeLike,
-) -> Float[Array, "*n"]:
+) -> Inexact[Array, "*n"]:
     """Applies the activation, rounds to `dtype`, and zeroes what is left out."""
     y = z if activation is None else activation(z)
     return zero_where_left_out(y.astype(dtype), weights)
 
 
 def normalize(
-    x: Float[Array, "*n"],
-    mean: Float[Array, "*c"],
+    x: Inexact[Array, "*n"],
+    mean: Inexact[Array, "*c"],
     var: Float[Array, "*c"],
-    scale: Float[Array, "*c"] | None = None,
-    bias: Float[Array, "*c"] | None = None,
+    scale: Inexact[Array, "*c"] | None = None,
+    bias: Inexact[Array, "*c"] | None = None,
     *,
     axis: int | Sequence[int] = -1,
     epsilon: float = 1e-5,
     mask: Shaped[Array, "..."] | None = None,
-    residual: Float[Array, "*n"] | None = None,
+    residual: Inexact[Array, "*n"] | None = None,
     activation: Activation | None = None,
     dtype: DTypeLike | None = None,
-) -> Float[Array, "*n"]:
+) -> Inexact[Array, "*n"]:
     r"""Normalizes `x` by given statistics: batch norm in inference, or frozen.
 
     $$y = a\left(\gamma\,\frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\right)$$
@@ -103,7 +104,7 @@ def normalize(
     - a variance of 0 with `epsilon=0` gives the bias, not NaN.
 
     Args:
-        x: the input, any shape, real floating point.
+        x: the input, any shape, real or complex.
         mean: of shape `(*c)`, the sizes of the feature axes.
         var: of the same shape, at least 0.
         scale: of the same shape, or None for 1.
@@ -136,16 +137,16 @@ def normalize(
         Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 2, step 11.
     """
     x, layout = lift_input(x, axis, mean=mean, var=var, scale=scale, bias=bias)
-    epsilon = check_affine(x.shape, epsilon, residual, activation)
-    out_dtype = check_dtype(dtype) or x.dtype
+    epsilon = check_affine(x, epsilon, residual, activation)
+    out_dtype = x.dtype if dtype is None else check_dtype(dtype, x.dtype)
     working = compute_dtype(x)
     weights = lift_mask(mask, layout, working)
-    mean, var = jnp.asarray(mean, working), jnp.asarray(var, working)
-    scale, bias = lift_vector(scale, working), lift_vector(bias, working)
+    values = like_input(working, x)
+    mean = jnp.asarray(mean, values)
+    scale, bias = lift_vector(scale, values), lift_vector(bias, values)
+    deviation = inverse_deviation(jnp.asarray(var, working), epsilon).astype(values)
     centered = zero_where_left_out(center(x, mean, None, layout), weights)
     if residual is not None:
         residual = zero_where_left_out(residual, weights)
-    z = affine(
-        centered, slope(inverse_deviation(var, epsilon), scale), bias, residual, layout
-    )
+    z = affine(centered, slope(deviation, scale), bias, residual, layout)
     return activate(z, activation, weights, out_dtype)

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
-from jaxbn._statistics import Statistics, expand_last, merge
+from jaxbn._complex import merge_stacked
+from jaxbn._statistics import expand_last
 from jaxbn._stats_checks import check_same_features
 from jaxbn._types import Moments
 
-State = dict[str, Float[Array, "..."]]
+State = dict[str, Inexact[Array, "..."]]
 """What a layer keeps, by name: `mean`, `var`, perhaps `count` and a record."""
 
 PREFIXES = {False: "population_", True: "layerwise_population_"}
@@ -32,7 +33,7 @@ class Record(NamedTuple):
     stacked there.
     """
 
-    mean: Float[Array, "*c"]
+    mean: Inexact[Array, "*c"]
     var: Float[Array, "*c"]
     count: Float[Array, "*c"]
 
@@ -68,11 +69,10 @@ def add_to_record(state: State, names: tuple[str, ...], moments: Moments) -> Sta
     count = jnp.broadcast_to(
         expand_last(moments.count, moments.var.ndim), moments.var.shape
     )
-    both = [
-        jnp.stack([old, lax.stop_gradient(new).astype(old.dtype)])
-        for old, new in zip(held, (moments.mean, moments.var, count), strict=True)
-    ]
-    mean, var, count = both
-    merged = merge(Statistics(mean, jnp.zeros_like(mean), var, count), 0)
-    new = merged.anchor + merged.shift, merged.var, merged.count
-    return state | dict(zip(names, new, strict=True))
+    both = Moments(
+        *(
+            jnp.stack([old, lax.stop_gradient(new).astype(old.dtype)])
+            for old, new in zip(held, (*moments[:2], count), strict=True)
+        )
+    )
+    return state | dict(zip(names, merge_stacked(both, 0), strict=True))

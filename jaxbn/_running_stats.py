@@ -7,10 +7,15 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from jaxbn._checks import check_dtype
-from jaxbn._stats_checks import check_momentum, check_num_features, check_same_features
+from jaxbn._stats_checks import (
+    check_keeps_complex,
+    check_momentum,
+    check_num_features,
+    check_same_features,
+)
 from jaxbn._types import Moments, RunningStats
 
 
@@ -105,7 +110,7 @@ def update_running_stats(
     """
     check_momentum(momentum)
     check_same_features(stats.mean.shape, moments.mean.shape)
-    dtype = stats.mean.dtype
+    check_keeps_complex(stats.mean.dtype, moments.mean.dtype)
     mean, var, count = (lax.stop_gradient(m) for m in moments)
     if unbiased:
         var = var * jnp.where(count > 1, count / jnp.where(count > 1, count - 1, 1), 1)
@@ -113,7 +118,7 @@ def update_running_stats(
     usable = (count > 0) & jnp.isfinite(mean) & jnp.isfinite(var)
 
     def move(old, new):
-        moved = keep * old + take * new.astype(dtype)
+        moved = _times(keep, old) + _times(take, new.astype(old.dtype))
         return jnp.where(usable, moved, old)
 
     return RunningStats(
@@ -121,6 +126,13 @@ def update_running_stats(
         move(stats.var, var),
         stats.count + (count > 0).astype(stats.count.dtype),
     )
+
+
+def _times(
+    weight: float | Float[Array, ""], value: Inexact[Array, "*c"]
+) -> Inexact[Array, "*c"]:
+    """The product in the dtype of the value, which may be complex."""
+    return value * (weight.astype(value.dtype) if isinstance(weight, Array) else weight)
 
 
 def _weights(

@@ -4,9 +4,10 @@
 import operator
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from jaxtyping import Array
 
-from jaxbn._checks import is_int, is_number
+from jaxbn._checks import is_complex, is_int, is_number
 
 
 def check_momentum(momentum: object) -> None:
@@ -43,6 +44,17 @@ def check_same_features(
         raise ValueError(
             f"`moments` must have the shape of `stats`, {stats_shape}, got "
             f"{moments_shape}; merge stacked moments with `merge_moments` first."
+        )
+
+
+def check_keeps_complex(stats_dtype: np.dtype, moments_dtype: np.dtype) -> None:
+    """A complex mean must have a place to go, and stay what it is."""
+    if is_complex(stats_dtype) != is_complex(moments_dtype):
+        wanted = "complex64" if is_complex(moments_dtype) else "float32"
+        raise TypeError(
+            f"`stats.mean` must be complex where the input is, and only there, got "
+            f"{stats_dtype} for moments of {moments_dtype}; initialize with such an "
+            f"input, or convert it with `mean.astype(jnp.{wanted})`."
         )
 
 

@@ -13,20 +13,20 @@ The letters, in `jaxtyping` annotations and in docstrings:
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 
 class Moments(NamedTuple):
     """The statistics of one batch.
 
     Attributes:
-        mean: the mean of the values that count, per feature.
+        mean: the mean of the values that count, per feature; complex where they are.
         var: their mean squared deviation (biased), per feature, at least 0.
         count: how many values, or how much weight, per feature entered. The same for
             every feature, so that its shape has no feature axes.
     """
 
-    mean: Float[Array, "*gc"]
+    mean: Inexact[Array, "*gc"]
     var: Float[Array, "*gc"]
     count: Float[Array, "*g"]
 
@@ -40,6 +40,6 @@ class RunningStats(NamedTuple):
         count: the number of updates so far.
     """
 
-    mean: Float[Array, "*c"]
+    mean: Inexact[Array, "*c"]
     var: Float[Array, "*c"]
     count: Float[Array, ""]

@@ -7,13 +7,12 @@ from functools import partial
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Inexact, Shaped
 
-from jaxbn._layer import call_layer, limits_of, names_held
+from jaxbn._layer import call_layer, limits_of, names_held, start_for
 from jaxbn._lift import lift_input
 from jaxbn._moments import compute_moments
 from jaxbn._normalize import Activation
-from jaxbn._running_stats import init_running_stats
 
 
 class BatchNorm(nn.Module):
@@ -38,7 +37,8 @@ class BatchNorm(nn.Module):
             kept in `batch_stats` too.
         epsilon: added to the variance, at least 0.
         dtype: of the output; None for that of the input.
-        param_dtype: of `scale` and `bias`; the running statistics are always float32.
+        param_dtype: of `scale` and `bias`; the running statistics are always float32,
+            the mean of a complex input complex64.
         use_bias: whether to add a learned bias.
         use_scale: whether to multiply by a learned scale.
         bias_init: initializer of the bias.
@@ -92,13 +92,13 @@ class BatchNorm(nn.Module):
 
     def __call__(
         self,
-        x: Float[Array, "*n"],
+        x: Inexact[Array, "*n"],
         use_running_average: bool | None = None,
         *,
         mask: Shaped[Array, "..."] | None = None,
-        residual: Float[Array, "*n"] | None = None,
+        residual: Inexact[Array, "*n"] | None = None,
         update_stats: bool | None = None,
-    ) -> Float[Array, "*n"]:
+    ) -> Inexact[Array, "*n"]:
         """Normalizes `x`, and in training updates the running statistics.
 
         Which statistics are used, and whether they are updated, are two choices:
@@ -111,7 +111,7 @@ class BatchNorm(nn.Module):
         At initialization nothing is updated.
 
         Args:
-            x: the input, any shape, real floating point.
+            x: the input, any shape, real or complex.
             use_running_average: as the field; give one of the two.
             mask: which positions count, as in `jaxbn.compute_moments`; elsewhere the
                 output is 0, in training and in inference.
@@ -140,7 +140,7 @@ class BatchNorm(nn.Module):
         )
         x, layout = lift_input(x, self.axis)
         features = layout.features
-        start = init_running_stats(features)
+        start = start_for(x.dtype, features)
         kept = {
             name: self.variable("batch_stats", name, getattr, start, name)
             for name in names_held(self, partial(self.has_variable, "batch_stats"))

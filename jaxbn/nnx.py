@@ -11,13 +11,12 @@ from flax import nnx
 from flax.nnx.rnglib import Rngs
 from jax.nn import initializers
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Inexact, Shaped
 
 from jaxbn._checks import check_train_flag
-from jaxbn._layer import call_layer, limits_of, names_held, names_kept
+from jaxbn._layer import call_layer, limits_of, names_held, names_kept, start_for
 from jaxbn._lift import lift_input
 from jaxbn._normalize import Activation
-from jaxbn._running_stats import init_running_stats
 
 
 class BatchNorm(nnx.Module):
@@ -43,7 +42,8 @@ class BatchNorm(nnx.Module):
             `new = momentum * old + (1 - momentum) * batch`. PyTorch's momentum is 1
             minus this one. None: the plain average of all updates.
         epsilon: added to the variance, at least 0.
-        dtype: of the output; None for that of the input.
+        dtype: of the output; None for that of the input. For complex input this or
+            `param_dtype` must be complex.
         param_dtype: of `scale` and `bias`; the running statistics are always float32.
         use_bias: whether to add a learned bias.
         use_scale: whether to multiply by a learned scale.
@@ -97,7 +97,7 @@ class BatchNorm(nnx.Module):
         scale_metadata: Mapping[str, Any] = MappingProxyType({}),
     ):
         """Makes parameters and running statistics."""
-        start = init_running_stats(num_features)
+        start = start_for(param_dtype if dtype is None else dtype, num_features)
         shape = start.mean.shape
         self.scale = self.bias = nnx.data(None)
         if use_scale:
@@ -127,17 +127,17 @@ class BatchNorm(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "*n"],
+        x: Inexact[Array, "*n"],
         use_running_average: bool | None = None,
         *,
         mask: Shaped[Array, "..."] | None = None,
-        residual: Float[Array, "*n"] | None = None,
+        residual: Inexact[Array, "*n"] | None = None,
         update_stats: bool | None = None,
-    ) -> Float[Array, "*n"]:
+    ) -> Inexact[Array, "*n"]:
         """Normalizes `x`, and in training updates the running statistics.
 
         Args:
-            x: the input, any shape, real floating point.
+            x: the input, any shape, real or complex.
             use_running_average: wins over the module's own.
             mask: which positions count, as in `compute_moments`.
             residual: added before the activation, of the shape of `x`.

@@ -22,16 +22,16 @@ ERRORS = [
         lambda: jaxbn.batch_norm(X.astype(jnp.uint8)),
         TypeError,
         (
-            "`x` must hold real floating-point numbers, got dtype uint8; convert it with "
+            "`x` must hold floating-point numbers, got dtype uint8; convert it with "
             "`x.astype(jnp.float32)`."
         ),
     ),
     (
-        lambda: jaxbn.compute_moments(X.astype(jnp.complex64)),
+        lambda: jaxbn.batch_norm(X, V.astype(jnp.complex64)),
         TypeError,
         (
-            "`x` must hold real floating-point numbers, got dtype complex64; normalize its "
-            "real and imaginary parts."
+            "`scale` must hold real floating-point numbers, got dtype complex64: `x` is "
+            "float32."
         ),
     ),
     (
@@ -85,7 +85,7 @@ ERRORS = [
         lambda: jaxbn.batch_norm(X, V, V.astype(int)),
         TypeError,
         (
-            "`bias` must hold real floating-point numbers, got dtype int32; convert it with "
+            "`bias` must hold floating-point numbers, got dtype int32; convert it with "
             "`bias.astype(jnp.float32)`."
         ),
     ),
@@ -131,7 +131,7 @@ ERRORS = [
         lambda: jaxbn.batch_norm(X, residual=jnp.ones(X.shape, int)),
         TypeError,
         (
-            "`residual` must hold real floating-point numbers, got dtype int32; convert it "
+            "`residual` must hold floating-point numbers, got dtype int32; convert it "
             "with `residual.astype(jnp.float32)`."
         ),
     ),
@@ -143,7 +143,7 @@ ERRORS = [
     (
         lambda: jaxbn.normalize(X, V, V, dtype=jnp.int32),
         TypeError,
-        "`dtype` must be a real floating-point dtype or None, got int32.",
+        "`dtype` must be a real floating-point dtype, got int32; leave it out for the usual one.",
     ),
     (
         lambda: jaxbn.batch_norm(X, epsilon=-1.0),
@@ -163,7 +163,7 @@ ERRORS = [
     (
         lambda: jaxbn.init_running_stats(3, dtype=int),
         TypeError,
-        "`dtype` must be a real floating-point dtype or None, got int64.",
+        "`dtype` must be a real floating-point dtype, got int64; leave it out for the usual one.",
     ),
     (
         lambda: jaxbn.batch_norm(jnp.ones((1, 1, 3))),

@@ -9,6 +9,17 @@ from tests.error_texts import X
 
 STATS_ERRORS = [
     (
+        lambda: jaxbn.update_running_stats(
+            jaxbn.init_running_stats(3), jaxbn.compute_moments(X.astype("complex64"))
+        ),
+        TypeError,
+        (
+            "`stats.mean` must be complex where the input is, and only there, got float32 "
+            "for moments of complex64; initialize with such an input, or convert it with "
+            "`mean.astype(jnp.complex64)`."
+        ),
+    ),
+    (
         lambda: jaxbn.batch_renorm(X, jaxbn.init_running_stats(3), max_scale="3"),
         TypeError,
         "`max_scale` must be a number, got '3'.",

@@ -27,6 +27,7 @@ RANKS = {
     "_running_stats": 5,
     "_normalize": 5,
     "_renorm": 5,
+    "_complex": 6,
     "_virtual_batches": 6,
     "_derivative": 6,
     "_moments": 7,
