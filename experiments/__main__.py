@@ -5,21 +5,24 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 import tyro
 from rich.console import Console
 
-from experiments.config import BenchConfig, ExperimentConfig
+from experiments.config import BenchConfig, ExperimentConfig, StudyConfig
 from experiments.errors import UserError
 from experiments.loading import available, load
 
+Study = TypeVar("Study", bound=StudyConfig)
 HELP = """\
 usage: python -m experiments COMMAND ...
 
   train CONFIG [--workdir DIR] [--overwrite] [--FIELD.SUBFIELD VALUE ...]
       Trains what a config file says. Any field can be changed on the command line;
       `train CONFIG --help` lists them all with their defaults.
+  study CONFIG [--workdir DIR] [--FIELD VALUE ...]
+      Runs a study: trains what it compares, prints a table, draws a figure.
   bench CONFIG [--workdir DIR] [--FIELD VALUE ...]
       Times one layer in jaxbn, Flax and, where installed, PyTorch, in turn.
   demo [--workdir DIR]
@@ -30,6 +33,7 @@ examples:
   python -m experiments train configs/digits_dense.py
   python -m experiments train configs/digits_conv.py --norm.kind none --seed 1
   python -m experiments train configs/digits_dense.py --optimizer.learning-rate 0.01
+  python -m experiments study configs/studies/adaptation.py --num-seeds 2
   python -m experiments bench configs/bench_layer.py --rounds 50
 
 configs:
@@ -57,6 +61,15 @@ class BenchArguments:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyArguments(Generic[Study]):
+    """Runs a study as a config file says, with these fields changed."""
+
+    config: Annotated[Study, tyro.conf.arg(name="")]
+    workdir: Path | None = None
+    """The folder of the results; runs/NAME unless given. Earlier ones are replaced."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoArguments:
     """Trains two networks on handwritten digits, with and without batch norm."""
 
@@ -74,7 +87,8 @@ def help_text() -> str:
 def configured(command: str, arguments: Sequence[str], console: Console, make):
     """Loads the config that comes first, and changes what the other arguments say.
 
-    Returns None where only help was asked for.
+    `make` returns the type of the arguments and their defaults. Returns None where only
+    help was asked for.
     """
     if not arguments or arguments[0].startswith("-"):
         if set(arguments) & {"-h", "--help"}:
@@ -82,10 +96,10 @@ def configured(command: str, arguments: Sequence[str], console: Console, make):
             return None
         raise UserError(f"`{command}` takes a config file first; see --help.")
     path, *rest = arguments
-    default = make(Path(path))
+    kind, default = make(Path(path))
     try:
         return tyro.cli(
-            type(default),
+            kind,
             prog=f"python -m experiments {command} {path}",
             default=default,
             args=rest,
@@ -97,8 +111,8 @@ def configured(command: str, arguments: Sequence[str], console: Console, make):
 def train_command(arguments: Sequence[str], console: Console) -> None:
     """`train CONFIG ...`."""
 
-    def make(path: Path) -> TrainArguments:
-        return TrainArguments(config=load(path, ExperimentConfig))
+    def make(path: Path):
+        return TrainArguments, TrainArguments(config=load(path, ExperimentConfig))
 
     chosen = configured("train", arguments, console, make)
     if chosen is None:
@@ -114,8 +128,8 @@ def train_command(arguments: Sequence[str], console: Console) -> None:
 def bench_command(arguments: Sequence[str], console: Console) -> None:
     """`bench CONFIG ...`."""
 
-    def make(path: Path) -> BenchArguments:
-        return BenchArguments(config=load(path, BenchConfig))
+    def make(path: Path):
+        return BenchArguments, BenchArguments(config=load(path, BenchConfig))
 
     chosen = configured("bench", arguments, console, make)
     if chosen is None:
@@ -123,6 +137,27 @@ def bench_command(arguments: Sequence[str], console: Console) -> None:
     from experiments.bench_command import bench
 
     bench(console, chosen.config, chosen.workdir or Path("runs") / chosen.config.name)
+
+
+def study_command(arguments: Sequence[str], console: Console) -> None:
+    """`study CONFIG ...`."""
+
+    def make(path: Path):
+        config = load(path, StudyConfig)
+        return StudyArguments[type(config)], StudyArguments(config=config)
+
+    chosen = configured("study", arguments, console, make)
+    if chosen is None:
+        return
+    from experiments.study_command import study
+
+    workdir = chosen.workdir or Path("runs") / chosen.config.name
+    command = f"python -m experiments study {' '.join(arguments)}"
+    try:
+        study(console, chosen.config, workdir, command)
+    except KeyboardInterrupt:
+        console.print("Interrupted; a study is short, and begins anew.")
+        raise
 
 
 def demo_command(arguments: Sequence[str], console: Console) -> None:
@@ -141,7 +176,12 @@ def demo_command(arguments: Sequence[str], console: Console) -> None:
         raise
 
 
-COMMANDS = {"train": train_command, "bench": bench_command, "demo": demo_command}
+COMMANDS = {
+    "train": train_command,
+    "study": study_command,
+    "bench": bench_command,
+    "demo": demo_command,
+}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -47,8 +47,9 @@ class ModelConfig:
 class NormConfig:
     """The normalization, the same in every place of the network."""
 
-    kind: Literal["batch", "none"] = "batch"
-    """batch: `jaxbn.linen.BatchNorm`; none: nothing."""
+    kind: Literal["batch", "renorm", "group", "layer", "none"] = "batch"
+    """batch, renorm: jaxbn's BatchNorm, BatchRenorm; group, layer: Flax's GroupNorm,
+    LayerNorm; none: nothing."""
     momentum: float = 0.9
     """Of the running statistics, in [0, 1): new = momentum * old + (1 - momentum) *
     batch; PyTorch's is 1 minus this."""
@@ -57,6 +58,10 @@ class NormConfig:
     virtual_batch_size: int | None = None
     """Ghost batch norm: each so many examples, at least 2, are normalized by their own
     statistics; they divide data.batch_size. None: the whole batch."""
+    debias: bool = False
+    """Leave the initial 0 and 1 out of the running statistics."""
+    group_size: int = 16
+    """Channels in a group of GroupNorm, at least 1; they divide all channels."""
 
     def __post_init__(self):
         """Checks the ranges."""
@@ -64,6 +69,7 @@ class NormConfig:
         _require(0 < self.epsilon < math.inf, "norm.epsilon", "> 0", self.epsilon)
         size = self.virtual_batch_size
         _require(size is None or size >= 2, "norm.virtual_batch_size", ">= 2", size)
+        _require(self.group_size >= 1, "norm.group_size", ">= 1", self.group_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,3 +149,71 @@ class BenchConfig:
         _require(self.rounds >= 1, "rounds", ">= 1", self.rounds)
         fits = min(self.shape) >= 1 and self.shape[0] % 2 == 0
         _require(fits, "shape", "positive, of an even number of examples", self.shape)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """What every study has; each kind adds its own."""
+
+    name: str
+    """Names the folder of the results, `runs/NAME`."""
+    num_seeds: int = 5
+    """Training runs of each variant, by seeds from 0, at least 1."""
+    experiment: ExperimentConfig
+    """What is trained; its own seed is not used."""
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        _check_name_and_seed(self.name, 0)
+        _require(self.num_seeds >= 1, "num_seeds", ">= 1", self.num_seeds)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptationStudy(StudyConfig):
+    """Test-time adaptation to corrupted images."""
+
+    batch_size: int = 36
+    """Unlabelled test images that each adaptation sees, at least 2."""
+    prior_counts: tuple[float, ...] = (0.0, 16.0)
+    """How many images the statistics of training weigh, at least 0 each."""
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        super().__post_init__()
+        _require(self.batch_size >= 2, "batch_size", ">= 2", self.batch_size)
+        least = min(self.prior_counts, default=-1)
+        _require(least >= 0, "prior_counts", ">= 0, at least one", self.prior_counts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InferenceStudy(StudyConfig):
+    """Evaluation early in training, by running and by population statistics."""
+
+    steps: tuple[int, ...] = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500)
+    """After which steps the networks are evaluated, increasing, from 1."""
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        super().__post_init__()
+        fits = self.steps and min(self.steps) >= 1
+        fits = bool(fits and list(self.steps) == sorted(set(self.steps)))
+        _require(fits, "steps", "increasing, from 1", self.steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchSizeStudy(StudyConfig):
+    """Test error by batch size, with several norms."""
+
+    batch_sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
+    """Each trains on as many examples in all, at least 2 each, and divides the
+    experiment's; the learning rate is in proportion to it."""
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        super().__post_init__()
+        least = min(self.batch_sizes, default=0)
+        _require(least >= 2, "batch_sizes", ">= 2, at least one", self.batch_sizes)
+        whole = self.experiment.data.batch_size
+        divide = all(whole % size == 0 for size in self.batch_sizes)
+        rule = f"divisors of experiment.data.batch_size, {whole}"
+        _require(divide, "batch_sizes", rule, self.batch_sizes)

@@ -43,15 +43,22 @@ def _load_digits() -> Dataset:
     )
 
 
-def batches(examples: Batch, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Yields batches for ever, one shuffled epoch after the other, none left out.
+def order(num_examples: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields the indices of batches for ever, one shuffled epoch after the other.
 
-    A batch may end one epoch and begin the next, so that all have the same size.
+    None is left out: a batch may end one epoch and begin the next, so that all have the
+    same size.
     """
     rng = np.random.default_rng(seed)
     waiting = np.empty(0, np.int64)
     while True:
         while len(waiting) < batch_size:
-            waiting = np.concatenate([waiting, rng.permutation(len(examples.label))])
+            waiting = np.concatenate([waiting, rng.permutation(num_examples)])
         chosen, waiting = waiting[:batch_size], waiting[batch_size:]
+        yield chosen
+
+
+def batches(examples: Batch, batch_size: int, seed: int) -> Iterator[Batch]:
+    """Yields batches in that order."""
+    for chosen in order(len(examples.label), batch_size, seed):
         yield Batch(examples.image[chosen], examples.label[chosen])

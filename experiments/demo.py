@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.table import Table as RichTable
 
 from experiments.config import ExperimentConfig
 from experiments.loading import load
 from experiments.metrics import Record, series, steps_to_reach
 from experiments.plots import Run, curves
 from experiments.progress import RunProgress
-from experiments.report import Picture, Table, write_report
+from experiments.report import Picture, Table, print_table, write_report
 from experiments.run_folder import REPORT, create_run_folder, record
 from experiments.training import train
 
@@ -45,8 +44,7 @@ def demo(console: Console, workdir: Path) -> None:
     """Trains all of it, prints the table and writes the report."""
     outcomes = _train_all(console, workdir)
     table = make_table(outcomes)
-    console.print(_as_rich(table))
-    console.print(NOTE, style="dim")
+    print_table(console, table)
     pictures = {network: _picture(network, outcomes) for network in CONFIGS}
     for network, picture in pictures.items():
         (workdir / f"{network}.svg").write_text(picture.svg, "utf-8")
@@ -116,16 +114,6 @@ def _row(outcome: Outcome) -> list[str]:
         f"{statistics.mean(steps):.0f}" if len(steps) == len(reached) else "not by all",
         f"{statistics.median(times):.2f}",
     ]
-
-
-def _as_rich(table: Table) -> RichTable:
-    """The table for a terminal."""
-    result = RichTable()
-    for number, name in enumerate(table.header):
-        result.add_column(name, justify="left" if number < 2 else "right")
-    for row in table.rows:
-        result.add_row(*row)
-    return result
 
 
 def _picture(network: str, outcomes: list[Outcome]) -> Picture:

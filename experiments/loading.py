@@ -6,16 +6,16 @@ import runpy
 from pathlib import Path
 from typing import TypeVar
 
-from experiments.config import BenchConfig, ExperimentConfig
+from experiments.config import BenchConfig, ExperimentConfig, StudyConfig
 from experiments.errors import UserError
 
 FOLDER = Path("configs")
-Config = TypeVar("Config", ExperimentConfig, BenchConfig)
+Config = TypeVar("Config", ExperimentConfig, BenchConfig, StudyConfig)
 
 
 def available(folder: Path = FOLDER) -> list[tuple[Path, str]]:
-    """Returns the config files of a folder with the first line of their docstrings."""
-    paths = sorted(p for p in folder.glob("*.py") if p.name != "__init__.py")
+    """Returns the config files below a folder, with their docstrings' first lines."""
+    paths = sorted(p for p in folder.rglob("*.py") if p.name != "__init__.py")
     return [(p, _first_line(p)) for p in paths]
 
 
@@ -56,8 +56,13 @@ def load(path: Path, kind: type[Config]) -> Config:
             f"config `{path}` fails: {type(error).__name__}: {reason}."
         ) from error
     if not isinstance(config, kind):
-        takes = {ExperimentConfig: "train", BenchConfig: "bench"}
-        hint = f"; `{takes[type(config)]}` takes it" if type(config) in takes else ""
+        takes = {
+            ExperimentConfig: "train",
+            BenchConfig: "bench",
+            StudyConfig: "study",
+        }
+        fits = (name for of, name in takes.items() if isinstance(config, of))
+        hint = "".join(f"; `{name}` takes it" for name in fits)
         raise UserError(
             f"config `{path}`: `get_config()` must return an `{kind.__name__}`, got "
             f"{type(config).__name__}{hint}."

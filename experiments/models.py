@@ -8,32 +8,41 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from experiments.config import ModelConfig, NormConfig
-from jaxbn.linen import BatchNorm
+from jaxbn.linen import BatchNorm, BatchRenorm
 
-NormConstructor = Callable[..., nn.Module]
-"""Takes `use_running_average` and returns a module."""
+NormConstructor = Callable[..., Callable[[Array], Array]]
+"""Takes `use_running_average` and returns a module, or a function."""
 
 
-class NoNorm(nn.Module):
+def no_norm(*, use_running_average: bool) -> Callable:
     """Leaves its input as it is."""
+    return lambda x: x
 
-    use_running_average: bool = False
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """Returns `x`."""
-        return x
+def of_each_example(
+    module: Callable[..., nn.Module], *, use_running_average: bool
+) -> nn.Module:
+    """A norm that does the same in training and inference."""
+    return module()
 
 
 def make_norm(config: NormConfig) -> NormConstructor:
     """Returns the constructor of the norm that the config names."""
+    partial = functools.partial
     if config.kind == "none":
-        return NoNorm
-    return functools.partial(
-        BatchNorm,
+        return no_norm
+    if config.kind == "layer":
+        return partial(of_each_example, partial(nn.LayerNorm, epsilon=config.epsilon))
+    if config.kind == "group":
+        group = {"num_groups": None, "group_size": config.group_size}
+        module = partial(nn.GroupNorm, epsilon=config.epsilon, **group)
+        return partial(of_each_example, module)
+    return partial(
+        BatchRenorm if config.kind == "renorm" else BatchNorm,
         momentum=config.momentum,
         epsilon=config.epsilon,
         virtual_batch_size=config.virtual_batch_size,
+        debias=config.debias,
     )
 
 

@@ -13,7 +13,13 @@ from matplotlib.ticker import PercentFormatter
 from experiments.metrics import Record, series
 
 # Okabe & Ito's palette, told apart by every kind of eye; the dashes serve print.
-STYLES = [("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":")]
+STYLES: list[tuple[str, Any]] = [
+    ("#0072B2", "-"),
+    ("#D55E00", "--"),
+    ("#009E73", "-."),
+    ("#CC79A7", ":"),
+    ("#000000", (0, (6, 1, 1, 1, 1, 1))),
+]
 RENDERING: Any = {"svg.hashsalt": "jaxbn", "svg.fonttype": "path", "font.size": 11}
 
 
@@ -36,7 +42,13 @@ def curves(title: str, runs: list[Run]) -> str:
         accuracy.yaxis.set_major_formatter(PercentFormatter(1))
         accuracy.legend(loc="lower right")
         figure.suptitle(title)
-        buffer = io.StringIO()
+    return to_svg(figure)
+
+
+def to_svg(figure: Figure) -> str:
+    """Returns the figure as an SVG element, the same for the same figure."""
+    buffer = io.StringIO()
+    with rc_context(RENDERING):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
@@ -51,7 +63,7 @@ def _panel(axes: Axes, runs: list[Run], name: str, label: str) -> None:
         steps = min((s for s, _ in drawn), key=len)
         columns = zip(*(values for _, values in drawn), strict=False)
         mean = [sum(column) / len(column) for column in columns]
-        axes.plot(steps, mean, dash, color=colour, linewidth=2, label=group)
+        axes.plot(steps, mean, ls=dash, color=colour, linewidth=2, label=group)
     axes.set(xlabel="step", ylabel=label)
     axes.grid(alpha=0.3)
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import jax
 import jinja2
+from rich.console import Console
+from rich.table import Table as RichTable
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("experiments"),
@@ -33,6 +35,18 @@ class Picture(NamedTuple):
 
     svg: str
     caption: str
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints the cells, numbers to the right, and the sentence."""
+    shown = RichTable()
+    for number, name in enumerate(table.header):
+        words = not table.rows or not table.rows[0][number][:1].isdigit()
+        shown.add_column(name, justify="left" if words else "right")
+    for row in table.rows:
+        shown.add_row(*row)
+    console.print(shown)
+    console.print(table.note, style="dim")
 
 
 def provenance() -> str:

@@ -3,7 +3,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -97,8 +97,24 @@ def train_step(
 @functools.partial(jax.jit, static_argnums=0)
 def eval_step(model: nn.Module, state: TrainState, batch: Batch) -> Scores:
     """Scores a batch by the running averages."""
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return score(model.apply(variables, batch.image, train=False), batch.label)
+    return score(
+        model.apply(variables_of(state), batch.image, train=False), batch.label
+    )
+
+
+@functools.cache  # the same function again, so that nothing is compiled again
+def training_forward(model: nn.Module) -> Callable[[Any, Any], Any]:
+    """Returns what `jaxbn.population` estimates from: the model as in training."""
+
+    def apply(variables: Any, image: Any):
+        return model.apply(variables, image, train=True, mutable=["batch_stats"])
+
+    return apply
+
+
+def variables_of(state: TrainState) -> dict[str, Any]:
+    """Returns what the model is applied with."""
+    return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def train(config: ExperimentConfig) -> Iterator[Record]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Population statistics of Linen models: records go in and out with `batch_stats`."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ def estimate_linen(
     Args:
         apply: `apply(variables, batch)` returns what
             `model.apply(variables, ..., mutable=["batch_stats"])` returns in training;
-            it is compiled.
+            it is compiled, once for each such function: define it once.
         variables: with `params`, `batch_stats` and whatever `apply` needs. For averaged
             weights, put those in `params`.
         batches: pytrees of arrays; with `layerwise` they must start anew each time, as
@@ -110,11 +111,11 @@ def estimate_linen(
     layers = _layers_of(given)
     check_layers(layers, name="variables")
     names = record_names(layerwise=layerwise)
-    run = _compiled(apply, tuple(layers), names)
     rest = {name: value for name, value in variables.items() if name != "batch_stats"}
 
     def measure(stats, batch):
-        return run(rest, given | _leaves(stats, given), batch)
+        known = given | _leaves(stats, given)
+        return _run(apply, tuple(layers), names, rest, known, batch)
 
     setting = Setting(layerwise, prior_count, shown if progress else silent)
     new, report = estimate(measure, layers, batches, setting)
@@ -122,27 +123,29 @@ def estimate_linen(
     return {**variables, "batch_stats": stats}, report
 
 
-def _compiled(apply, layers: tuple[str, ...], names: tuple[str, ...]):
-    """Returns the compiled map from variables and a batch to the layers' records."""
-
-    @jax.jit
-    def run(rest, given, batch):
-        stats = dict(given)
-        for path in layers:
-            mean, var = given[_leaf(path, "mean")], given[_leaf(path, "var")]
-            for name, value in zip(names, empty_record(mean, var), strict=True):
-                stats[_leaf(path, name)] = value
-        tree = traverse_util.unflatten_dict(stats, sep="/")
-        with model_errors(errors.FlaxError):
-            result = apply({**rest, "batch_stats": tree}, batch)
-        updates = _flat(check_updates(result))
-        check_names(updates.keys(), stats.keys())
-        return {
-            path: Record(*(updates[_leaf(path, name)] for name in names))
-            for path in layers
-        }
-
-    return run
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(
+    apply: Callable[[Any, Any], Any],
+    layers: tuple[str, ...],
+    names: tuple[str, ...],
+    rest: dict[str, Any],
+    given: dict[str, Any],
+    batch: Any,
+) -> dict[str, Record]:
+    """Runs a batch through the model; returns the layers' records of it."""
+    stats = dict(given)
+    for path in layers:
+        mean, var = given[_leaf(path, "mean")], given[_leaf(path, "var")]
+        for name, value in zip(names, empty_record(mean, var), strict=True):
+            stats[_leaf(path, name)] = value
+    tree = traverse_util.unflatten_dict(stats, sep="/")
+    with model_errors(errors.FlaxError):
+        result = apply({**rest, "batch_stats": tree}, batch)
+    updates = _flat(check_updates(result))
+    check_names(updates.keys(), stats.keys())
+    return {
+        path: Record(*(updates[_leaf(path, name)] for name in names)) for path in layers
+    }
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:

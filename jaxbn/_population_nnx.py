@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Population statistics of NNX models: records are variables of a copy."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -32,7 +33,8 @@ def estimate_nnx(
 
     Args:
         forward: `forward(model, batch)` runs the model as in training, such as
-            `lambda model, x: model(x)`; it is compiled, what it returns is not used.
+            `lambda model, x: model(x)`; it is compiled, once for each such function,
+            what it returns is not used.
         model: in training mode (`model.train()`); its statistics are changed.
         batches: as for `estimate_linen`.
         layerwise: layer after layer, as for `estimate_linen`.
@@ -68,17 +70,13 @@ def estimate_nnx(
     copy = nnx.clone(model)
     copies = _norms(copy)
 
-    @nnx.jit
-    def run(model, batch):
-        forward(model, batch)
-
     def measure(stats, batch):
         for path, pair in stats.items():
             norm = copies[path]
             norm.mean[...], norm.var[...] = map(as_before, pair, layers[path])
             for name, value in zip(names, empty_record(*layers[path]), strict=True):
                 setattr(norm, name, nnx.BatchStat(value))
-        run(copy, batch)
+        _run(forward, copy, batch)
         return {
             path: Record(*(getattr(norm, name)[...] for name in names))
             for path, norm in copies.items()
@@ -90,6 +88,12 @@ def estimate_nnx(
         norm = norms[path]
         norm.mean[...], norm.var[...] = map(as_before, pair, layers[path])
     return report
+
+
+@functools.partial(nnx.jit, static_argnums=0)
+def _run(forward: Callable[[Any, Any], Any], model: nnx.Module, batch: Any) -> None:
+    """Runs a batch through the model, which records it."""
+    forward(model, batch)
 
 
 def _norms(model: nnx.Module) -> dict[str, BatchNorm]:

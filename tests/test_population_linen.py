@@ -68,6 +68,24 @@ def test_over_devices(rng, how):
     np.testing.assert_allclose(stats["var"].reshape(-1, 5)[-1], x.var((0, 1)), 1e-5)
 
 
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_is_compiled_once(rng, layerwise):
+    """For all passes, and for the next call with the same function."""
+    x = rng.normal(3, 2, (4, 16, 5)).astype(np.float32)
+    variables, apply = one_layer(x[0])
+    traced = []
+
+    def counted(variables, x):
+        traced.append(x.shape)
+        return apply(variables, x)
+
+    for _ in range(2):
+        variables, _ = population.estimate_linen(
+            counted, variables, list(x), layerwise=layerwise
+        )
+    assert traced == [(16, 5)]
+
+
 class Block(nn.Module):
     """A step of a stack."""
 

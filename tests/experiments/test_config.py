@@ -6,16 +6,46 @@ import dataclasses
 import pytest
 
 from experiments.config import (
+    AdaptationStudy,
+    BatchSizeStudy,
     BenchConfig,
     DataConfig,
     ExperimentConfig,
+    InferenceStudy,
     NormConfig,
     OptimizerConfig,
+    StudyConfig,
     TrainConfig,
 )
 from experiments.loading import available, load
 
+BASE = {"name": "a", "experiment": ExperimentConfig(name="b")}
 ERRORS = [
+    (lambda: NormConfig(group_size=0), "`norm.group_size` must be >= 1, got 0."),
+    (
+        lambda: InferenceStudy(**BASE, num_seeds=0),
+        "`num_seeds` must be >= 1, got 0.",
+    ),
+    (
+        lambda: InferenceStudy(**BASE, steps=(3, 2)),
+        "`steps` must be increasing, from 1, got (3, 2).",
+    ),
+    (
+        lambda: AdaptationStudy(**BASE, batch_size=1),
+        "`batch_size` must be >= 2, got 1.",
+    ),
+    (
+        lambda: AdaptationStudy(**BASE, prior_counts=()),
+        "`prior_counts` must be >= 0, at least one, got ().",
+    ),
+    (
+        lambda: BatchSizeStudy(**BASE, batch_sizes=(1, 2)),
+        "`batch_sizes` must be >= 2, at least one, got (1, 2).",
+    ),
+    (
+        lambda: BatchSizeStudy(**BASE, batch_sizes=(48,)),
+        "`batch_sizes` must be divisors of experiment.data.batch_size, 64, got (48,).",
+    ),
     (lambda: DataConfig(batch_size=1), "`data.batch_size` must be >= 2, got 1."),
     (lambda: NormConfig(momentum=1.0), "`norm.momentum` must be in [0, 1), got 1.0."),
     (lambda: NormConfig(epsilon=0.0), "`norm.epsilon` must be > 0, got 0.0."),
@@ -58,11 +88,14 @@ def test_range(call, text):
 
 @pytest.mark.parametrize("path", [p for p, _ in available()], ids=lambda p: p.stem)
 def test_config_file(path):
-    bench = path.stem.startswith("bench_")
-    config = load(path, BenchConfig if bench else ExperimentConfig)
+    command, kind = "train", ExperimentConfig
+    if path.stem.startswith("bench_"):
+        command, kind = "bench", BenchConfig
+    if path.parent.name == "studies":
+        command, kind = "study", StudyConfig
+    config = load(path, kind)
     assert config.name == path.stem
     text = path.read_text()
-    command = "bench" if bench else "train"
     for said in (f"python -m experiments {command} {path}", "Cost:", "Expected:"):
         assert said in text
     assert "TODO" not in text

@@ -100,7 +100,10 @@ def test_a_value_out_of_range_is_named():
         ),
         (["train"], "`train` takes a config file first; see --help."),
         (["train", "no.py"], "config `no.py` is not a file; there are: configs/"),
-        (["trian"], "there is no command `trian`; there are: train, bench, demo."),
+        (
+            ["trian"],
+            "there is no command `trian`; there are: train, study, bench, demo.",
+        ),
     ],
 )
 def test_mistakes(arguments, answer, capsys):

@@ -11,6 +11,11 @@ from experiments.models import make_model
 X = jnp.ones((4, 8, 8, 1))
 
 
+@pytest.fixture
+def x():
+    return jax.random.normal(jax.random.key(1), X.shape)
+
+
 def shapes(name, kind):
     model = make_model(ModelConfig(name=name), NormConfig(kind=kind), 10)
     variables = model.init(jax.random.key(0), X, train=True)
@@ -35,6 +40,20 @@ def test_conv(kind):
     assert stats == ([(32,)] if kind == "batch" else [])
 
 
+@pytest.mark.parametrize("kind", ["renorm", "group", "layer"])
+@pytest.mark.parametrize("name", ["dense", "conv"])
+def test_other_norms(name, kind, x):
+    """Renorm has statistics; the others do the same in training and inference."""
+    model = make_model(ModelConfig(name=name), NormConfig(kind=kind), 10)
+    variables = model.init(jax.random.key(0), x, train=True)
+    assert ("batch_stats" in variables) == (kind == "renorm")
+    trained, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
+    evaluated = model.apply(variables, x, train=False)
+    assert jnp.array_equal(trained, evaluated) == (kind != "renorm")
+    names = {"renorm": "BatchRenorm_0", "group": "GroupNorm_0", "layer": "LayerNorm_0"}
+    assert names[kind] in variables["params"]
+
+
 def test_the_norm_gets_its_settings():
     config = NormConfig(momentum=0.0, epsilon=3.0, virtual_batch_size=2)
     model = make_model(ModelConfig(name="dense"), config, 10)
@@ -48,4 +67,5 @@ def test_the_norm_gets_its_settings():
         "momentum": 0.0,
         "epsilon": 3.0,
         "virtual_batch_size": 2,
+        "debias": False,
     }
