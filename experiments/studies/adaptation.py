@@ -118,7 +118,7 @@ def _result(config: AdaptationStudy, accuracies: Accuracies) -> Result:
     ):
         draw_lines(axes, (0, *SEVERITIES), [Line(m, by[m]) for m in methods])
         axes.set(title=kind, xlabel="severity", ylim=(0, 102))
-        axes.yaxis.set_major_formatter(PercentFormatter(100))
+        axes.yaxis.set_major_formatter(PercentFormatter(100, decimals=0))
     figure.axes[0].set_ylabel("test accuracy")
     figure.axes[0].legend(loc="lower left")
     return Result(

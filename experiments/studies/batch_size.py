@@ -89,7 +89,7 @@ def _result(config: BatchSizeStudy, errors: dict[str, np.ndarray]) -> Result:
     axes.set(xscale="log", xlabel="batch size", ylabel="test error")
     axes.set_xticks(sizes, labels=map(str, sizes))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(PercentFormatter(100))
+    axes.yaxis.set_major_formatter(PercentFormatter(100, decimals=0))
     axes.legend()
     return Result(
         title="Test error by batch size",

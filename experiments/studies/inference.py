@@ -106,7 +106,7 @@ def _result(config: InferenceStudy, accuracies: dict[str, np.ndarray]) -> Result
     axes.set(
         xscale="log", xlabel="training step", ylabel="test accuracy", ylim=(0, 102)
     )
-    axes.yaxis.set_major_formatter(PercentFormatter(100))
+    axes.yaxis.set_major_formatter(PercentFormatter(100, decimals=0))
     axes.legend(loc="lower right")
     return Result(
         title="Inference early in training",

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.comparison.scenarios import EPSILON, MOMENTUM
+from tests.comparison.rules import RULES, debiased, of_deviations, running_average
+from tests.comparison.scenarios import EPSILON, MAX_SCALE, MAX_SHIFT, MOMENTUM
 
 AXIS = "shards"
 
@@ -35,39 +36,17 @@ class Library(NamedTuple):
     rules: Mapping[str, Callable] = MappingProxyType({})  # of running statistics
 
 
-def running_average(moments):
-    """From 0 and 1, biased variance; what has no values changes nothing."""
-    mean, var = 0.0, 1.0
-    for batch_mean, batch_var, count in moments:
-        if count:
-            mean = MOMENTUM * mean + (1 - MOMENTUM) * batch_mean
-            var = MOMENTUM * var + (1 - MOMENTUM) * batch_var
-    return mean, var
+def population(batches):
+    """By `jaxbn.population`."""
+    from jaxbn.population import estimate_linen
 
+    norm = importlib.import_module("jaxbn.linen").BatchNorm(use_running_average=False)
+    variables = norm.init(jax.random.key(0), jnp.asarray(batches[0]))
 
-def debiased(moments):
-    """The same from 0, divided by the weight of what was seen."""
-    mean, var = running_average(moments)
-    seen = 1 - MOMENTUM ** sum(count > 0 for *_, count in moments)
-    return (mean / seen, (var - (1 - seen)) / seen) if seen else (0.0, 1.0)
+    def apply(variables, x):
+        return norm.apply(variables, x, mutable=["batch_stats"])
 
-
-def unbiased(moments):
-    """With Bessel's correction of the variance."""
-    return [(m, v * n / (n - 1) if n > 1 else v, n) for m, v, n in moments]
-
-
-def bessel(moments):
-    """The running average of unbiased variances."""
-    return running_average(unbiased(moments))
-
-
-def average(moments):
-    """The plain average of all batches."""
-    return tuple(np.mean([m[k] for m in moments], 0) for k in range(2))
-
-
-RULES = {"debias": debiased, "average": average, "unbiased": bessel}
+    return estimate_linen(apply, variables, batches, progress=False)[0]["batch_stats"]
 
 
 def linen(module):
@@ -77,7 +56,14 @@ def linen(module):
         fields = {"momentum": None if rule == "average" else MOMENTUM}
         if rule in ("debias", "unbiased"):
             fields[rule] = True
-        norm = importlib.import_module(module).BatchNorm(
+        kind = "BatchNorm"
+        if rule == "renorm":
+            kind, limits = (
+                "BatchRenorm",
+                {"max_scale": MAX_SCALE, "max_shift": MAX_SHIFT},
+            )
+            fields |= limits
+        norm = getattr(importlib.import_module(module), kind)(
             epsilon=EPSILON, **fields, **sync
         )
         ours = module.startswith("jaxbn")
@@ -185,9 +171,12 @@ def keras(channels, dtype, sync, rule=None):
     half = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
     policy = half.get(str(dtype), str(dtype))
     keras.config.set_floatx("float64" if policy == "float64" else "float32")
-    layer = keras.layers.BatchNormalization(
-        momentum=MOMENTUM, epsilon=EPSILON, dtype=policy
-    )
+    options = {"momentum": MOMENTUM, "epsilon": EPSILON, "dtype": policy}
+    if rule == "renorm":
+        clipping = {"rmax": MAX_SCALE, "rmin": 1 / MAX_SCALE, "dmax": MAX_SHIFT}
+        options |= {"renorm": True, "renorm_clipping": clipping}
+        options["renorm_momentum"] = MOMENTUM
+    layer = keras.layers.BatchNormalization(**options)
     layer.build((None, None, None, channels))
 
     def apply(scale, bias, state, x, mask, train):
@@ -211,6 +200,6 @@ JAX_LIBRARIES = [
             rules={"debias": debiased}),
     Library("equinox", "equinox", equinox, equinox_stats, debiased, over="vmap",
             rules={"debias": debiased}),
-    Library("keras", "keras", keras, tuple, running_average, masks=True,
-            synchronises=False),
+    Library("keras", "keras", keras, lambda s: tuple(s[:2]), running_average,
+            masks=True, synchronises=False, rules={"renorm": of_deviations}),
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from tests.cases import DTYPES
 EPSILON = 1e-5
 MOMENTUM = 0.9  # PyTorch's is 1 minus this
 SHARDS = 4
+MAX_SCALE, MAX_SHIFT = 1.5, 4.0  # of batch renorm's corrections
 
 
 class Scenario(NamedTuple):
@@ -28,6 +29,7 @@ class Scenario(NamedTuple):
     shards: int = 1
     groups: tuple[tuple[int, ...], ...] | None = None
     steps: int = 3
+    drift: float = 0.0  # of the mean from step to step
     refuse: bool = False  # right is to raise an error
     rule: str | None = None  # of the running statistics, where not the library's own
 
@@ -60,6 +62,8 @@ SCENARIOS = [
     Scenario("without initial values, 10 steps", steps=10, mean=5.0, rule="debias"),
     Scenario("plain average of 10 steps", steps=10, mean=5.0, rule="average"),
     Scenario("unbiased variance", shape=(3, 1, 1, 8), mean=5.0, rule="unbiased"),
+    Scenario("batch renorm", mean=4.0, deviation=2.0, rule="renorm"),
+    Scenario("statistics of the population", drift=2.0, rule="population"),
     Scenario("masked examples", mask="ragged"),
     Scenario("masked positions", mask="positions"),
     Scenario("mask of integers", mask="integers"),
@@ -127,7 +131,9 @@ def make(scenario: Scenario) -> Data:
     if scenario.shards > 1:
         apart = np.repeat(np.arange(scenario.shards), shape[0] // scenario.shards)
         normal = normal + apart[:, None, None, None]
-    batches = (scenario.mean + scenario.deviation * normal).astype(dtype)
+    means = scenario.mean + scenario.drift * np.arange(scenario.steps)
+    batches = means[:, None, None, None, None] + scenario.deviation * normal
+    batches = batches.astype(dtype)
     mask = make_mask(scenario.mask, shape, rng)
     if mask is not None and scenario.padding != 0:
         batches[:, mask == 0] = scenario.padding
@@ -153,16 +159,30 @@ def truth(scenario: Scenario, data: Data, convention) -> Truth:
     dscale, dbias = np.zeros_like(data.scale), np.zeros_like(data.bias)
     for examples in parts(scenario):
         one = batch_norm(data, 0, examples)
+        ratio, apart = 1.0, 0.0
+        if scenario.rule == "renorm":
+            ratio, apart = renorm_corrections(one, convention)
+            scale, bias = data.scale * ratio, data.bias + data.scale * apart
+            one = batch_norm(data._replace(scale=scale, bias=bias), 0, examples)
         output[examples] = one.forward().y
         gradients, _ = one.backward(data.dy[examples])
         dx[examples] = gradients.x
-        dscale, dbias = dscale + gradients.scale, dbias + gradients.bias
+        dscale = dscale + ratio * gradients.scale + apart * gradients.bias
+        dbias = dbias + gradients.bias
     first = parts(scenario)[0]
     moments = [batch_norm(data, k, first).forward()[1:] for k in range(scenario.steps)]
     mean, var = convention(moments)
     x = data.batches[0].astype(np.float64)
     evaluated = (x - mean) / np.sqrt(var + EPSILON) * data.scale + data.bias
     return Truth(output, (dx, dscale, dbias), mean, var, evaluated)
+
+
+def renorm_corrections(one: oracle.BatchNorm, convention):
+    """r and d of Ioffe 2017 in the first step: the running statistics are 0 and 1."""
+    first = getattr(convention, "first_deviation", np.sqrt(1 + EPSILON))
+    ratio, apart = np.sqrt(one.var + EPSILON) / first, one.mean / first
+    ratio = np.clip(ratio, 1 / MAX_SCALE, MAX_SCALE)
+    return ratio, np.clip(apart, -MAX_SHIFT, MAX_SHIFT)
 
 
 def batch_norm(data: Data, step: int, examples) -> oracle.BatchNorm:

@@ -32,6 +32,10 @@ where there is an answer. A dash: the library has no such feature.
   units of the format in bfloat16 (3e-2) and float16 (4e-3). Half precision is rounded
   once in the output; Flax returns float32 there. One value per channel is to be
   refused: its variance says nothing.
+- Batch renorm: corrections of at most 1.5 and 4 in the first step; jaxbn keeps the
+  variance, Keras the deviation, each held against its own rule.
+- The statistics of the population: of three batches whose means differ, by
+  `jaxbn.population` and by `torch.optim.swa_utils.update_bn`, which averages variances.
 - Four shards are devices under `shard_map` with the batch cut over them; for equinox,
   an axis of `vmap`. Keras on JAX and PyTorch on a CPU do not synchronise.
 """

@@ -31,6 +31,8 @@ def run(scenario, data):
     outputs[0].backward(tensor(data.dy.transpose(0, 3, 1, 2)))
     gradients = back(batches[0].grad).transpose(0, 2, 3, 1)
     gradients = gradients, back(norm.weight.grad), back(norm.bias.grad)
+    if scenario.rule == "population":
+        torch.optim.swa_utils.update_bn([x.detach() for x in batches], norm)
     evaluated = back(norm.eval()(batches[0])).transpose(0, 2, 3, 1)
     return (
         back(outputs[0]).transpose(0, 2, 3, 1),

@@ -12,20 +12,15 @@ from jax.sharding import PartitionSpec as P
 
 from tests.cases import DTYPES
 from tests.comparison import scenarios, torch_library
-from tests.comparison.libraries import (
-    AXIS,
-    JAX_LIBRARIES,
-    Library,
-    average,
-    bessel,
-    unbiased,
-)
+from tests.comparison.libraries import AXIS, JAX_LIBRARIES, Library, population
+from tests.comparison.rules import average, bessel, merged, unbiased
 from tests.comparison.scenarios import SHARDS, Scenario
 
 QUANTITIES = ("output", "gradients", "statistics", "evaluation")
 TORCH = Library(
     "torch", "torch", None, None, bessel, synchronises=False,
-    rules={"average": lambda m: average(unbiased(m)), "unbiased": bessel},
+    rules={"average": lambda m: average(unbiased(m)), "unbiased": bessel,
+           "population": merged},
 )  # fmt: skip
 LIBRARIES = [*JAX_LIBRARIES, TORCH]
 
@@ -117,6 +112,8 @@ def run_jax(library):
             y, gradients, states = step(scale, bias, state, x, mask, dy)
             state = jax.tree.map(lambda a: a[0], states)
             first = first or (y, gradients)
+        if scenario.rule == "population":
+            state = population(data.batches)
         y, (dx, *vectors) = first
         mean, var = library.stats(state)
         x = jnp.asarray(data.batches[0])
