@@ -19,10 +19,14 @@ HELP = """\
 usage: python -m experiments COMMAND ...
 
   train CONFIG [--workdir DIR] [--overwrite] [--FIELD.SUBFIELD VALUE ...]
-      Trains what a config file says. Any field can be changed on the command line;
-      `train CONFIG --help` lists them all with their defaults.
+      Trains what a config file says, or goes on where that run stopped. Any field can
+      be changed on the command line; `train CONFIG --help` lists them all.
   study CONFIG [--workdir DIR] [--FIELD VALUE ...]
       Runs a study: trains what it compares, prints a table, draws a figure.
+  report RUN [RUN ...] [--output FILE]
+      Draws the curves of one or several runs' folders side by side, on one page.
+  launch --num-processes N train CONFIG ...
+      The same by N processes on this machine, which train as one.
   bench CONFIG [--workdir DIR] [--FIELD VALUE ...]
       Times one layer in jaxbn, Flax and, where installed, PyTorch, in turn.
   demo [--workdir DIR]
@@ -33,6 +37,7 @@ examples:
   python -m experiments train configs/digits_dense.py
   python -m experiments train configs/digits_conv.py --norm.kind none --seed 1
   python -m experiments train configs/digits_dense.py --optimizer.learning-rate 0.01
+  python -m experiments train configs/digits_conv.py --parallel.num-devices 4
   python -m experiments study configs/studies/adaptation.py --num-seeds 2
   python -m experiments bench configs/bench_layer.py --rounds 50
 
@@ -67,6 +72,21 @@ class StudyArguments(Generic[Study]):
     config: Annotated[Study, tyro.conf.arg(name="")]
     workdir: Path | None = None
     """The folder of the results; runs/NAME unless given. Earlier ones are replaced."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportArguments:
+    """Draws the curves of one or several runs side by side, on one page."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """The folders of the runs."""
+    output: Path = Path("runs/report.html")
+    """The page."""
+
+    def __post_init__(self):
+        """Checks that there is one."""
+        if not self.runs:
+            raise ValueError("`report` takes at least one run's folder.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,8 +128,8 @@ def configured(command: str, arguments: Sequence[str], console: Console, make):
         raise UserError(str(error)) from error
 
 
-def train_command(arguments: Sequence[str], console: Console) -> None:
-    """`train CONFIG ...`."""
+def train_command(arguments: Sequence[str], console: Console) -> int | None:
+    """`train CONFIG ...`; returns the exit status."""
 
     def make(path: Path):
         return TrainArguments, TrainArguments(config=load(path, ExperimentConfig))
@@ -122,7 +142,8 @@ def train_command(arguments: Sequence[str], console: Console) -> None:
 
     workdir = chosen.workdir or Path("runs") / chosen.config.name
     command = f"python -m experiments train {' '.join(arguments)}"
-    run(console, chosen.config, workdir, overwrite=chosen.overwrite, command=command)
+    overwrite = chosen.overwrite
+    return run(console, chosen.config, workdir, overwrite=overwrite, command=command)
 
 
 def bench_command(arguments: Sequence[str], console: Console) -> None:
@@ -160,6 +181,23 @@ def study_command(arguments: Sequence[str], console: Console) -> None:
         raise
 
 
+def report_command(arguments: Sequence[str], console: Console) -> None:
+    """`report RUN ...`."""
+    prog = "python -m experiments report"
+    chosen = tyro.cli(ReportArguments, prog=prog, args=arguments)
+    from experiments.report_command import report
+
+    command = f"{prog} {' '.join(arguments)}"
+    report(console, chosen.runs, chosen.output, command)
+
+
+def launch_command(arguments: Sequence[str], console: Console) -> int:
+    """`launch --num-processes N train CONFIG ...`; returns the exit status."""
+    from experiments.launch_command import launch, parse
+
+    return launch(*parse(arguments))
+
+
 def demo_command(arguments: Sequence[str], console: Console) -> None:
     """`demo ...`."""
     chosen = tyro.cli(DemoArguments, prog="python -m experiments demo", args=arguments)
@@ -178,6 +216,8 @@ def demo_command(arguments: Sequence[str], console: Console) -> None:
 
 COMMANDS = {
     "train": train_command,
+    "report": report_command,
+    "launch": launch_command,
     "study": study_command,
     "bench": bench_command,
     "demo": demo_command,
@@ -197,13 +237,12 @@ def main(arguments: Sequence[str]) -> int:
                 f"there is no command `{name}`; there are: {', '.join(COMMANDS)}. See "
                 "--help."
             )
-        COMMANDS[name](rest, console)
+        return COMMANDS[name](rest, console) or 0
     except KeyboardInterrupt:
         return 130
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

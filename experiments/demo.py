@@ -14,7 +14,7 @@ from experiments.metrics import Record, series, steps_to_reach
 from experiments.plots import Run, curves
 from experiments.progress import RunProgress
 from experiments.report import Picture, Table, print_table, write_report
-from experiments.run_folder import REPORT, create_run_folder, record
+from experiments.run_folder import REPORT, open_run_folder, record
 from experiments.training import train
 
 CONFIGS = {
@@ -76,7 +76,7 @@ def _train_all(console: Console, workdir: Path) -> list[Outcome]:
                 for seed in SEEDS:
                     config = _variant(base, kind, seed)
                     folder = workdir / config.name
-                    create_run_folder(folder, config, overwrite=True)
+                    open_run_folder(folder, config, overwrite=True)
                     progress.start_run(f"{network} {label}, seed {seed}", finished=done)
                     outcomes[-1].runs.append(
                         record(folder, train(config), progress.show)

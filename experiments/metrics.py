@@ -15,8 +15,11 @@ class Record(NamedTuple):
     loss: float | None = None
     accuracy: float | None = None
     ms_per_step: float | None = None
+    images_per_second: float | None = None
     test_loss: float | None = None
     test_accuracy: float | None = None
+    average_test_loss: float | None = None
+    average_test_accuracy: float | None = None
 
 
 def to_line(record: Record) -> str:
@@ -46,6 +49,16 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Removes the lines of later steps, and one cut short, whole or not at all."""
+    if not path.exists():
+        return
+    kept = [to_line(record) for record in read_metrics(path) if record.step <= step]
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text("".join(line + "\n" for line in kept), "utf-8")
+    unfinished.replace(path)
 
 
 def read_metrics(path: Path) -> list[Record]:

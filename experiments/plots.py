@@ -41,7 +41,8 @@ def curves(title: str, runs: list[Run]) -> str:
         accuracy.set_ylim(_lowest(runs), 1)
         accuracy.yaxis.set_major_formatter(PercentFormatter(1))
         accuracy.legend(loc="lower right")
-        figure.suptitle(title)
+        if title:
+            figure.suptitle(title)
     return to_svg(figure)
 
 

@@ -18,8 +18,12 @@ def describe(record: Record) -> str:
         parts.append(f"accuracy {record.accuracy:.1%}")
     if record.test_accuracy is not None:
         parts.append(f"test accuracy {record.test_accuracy:.1%}")
+    if record.average_test_accuracy is not None:
+        parts.append(f"by averaged weights {record.average_test_accuracy:.1%}")
     if record.ms_per_step is not None:
         parts.append(f"{record.ms_per_step:.2f} ms/step")
+    if record.images_per_second is not None:
+        parts.append(f"{record.images_per_second:.0f} images/s")
     return ", ".join(parts)
 
 

@@ -5,49 +5,42 @@ The steps are those of `training.py`; what is left out is everything that watche
 """
 
 import functools
-import itertools
 from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import linen as nn
 
 from experiments.config import ExperimentConfig
-from experiments.data import Batch, load_dataset, order
+from experiments.data import Batch, load_dataset, rows_of_step
 from experiments.models import make_model
-from experiments.training import TrainState, init_state, make_optimizer, train_step
+from experiments.optimizers import make_optimizer
+from experiments.steps import Task, TrainState, init_state, train_step
 
 
 def train_scanned(config: ExperimentConfig, seeds: Iterable[int]) -> list[TrainState]:
     """Returns the last state for each seed; `config.seed` is not used."""
-    dataset = load_dataset(config.data.name)
-    train = jax.tree.map(jnp.asarray, dataset.train)
-    model = make_model(config.model, config.norm, dataset.num_classes)
-    optimizer = make_optimizer(config.optimizer)
+    dataset = load_dataset(config.data)
+    train = Batch(jnp.asarray(dataset.train.image), jnp.asarray(dataset.train.label))
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    task = Task(make_model(config, dataset.num_classes), optimizer)
+    num, size = len(dataset.train), config.data.batch_size
     states = []
     for seed in seeds:
-        stream = order(len(train.label), config.data.batch_size, seed)
-        chosen = np.stack(list(itertools.islice(stream, config.train.num_steps)))
-        image = train.image[: config.data.batch_size]
-        state = init_state(model, optimizer, image, seed)
-        states.append(_scan(model, optimizer, state, train, chosen))
+        steps = range(config.train.num_steps)
+        chosen = np.stack([rows_of_step(num, size, seed, step) for step in steps])
+        state = init_state(task, train.image[:2], seed)
+        states.append(_scan(task, state, train, chosen))
     return states
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _scan(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    train: Batch,
-    chosen: jax.Array,
-) -> TrainState:
+@functools.partial(jax.jit, static_argnums=0)
+def _scan(task: Task, state: TrainState, train: Batch, chosen: jax.Array) -> TrainState:
     """Runs a step for each row of indices."""
 
     def step(state, rows):
-        batch = Batch(train.image[rows], train.label[rows])
-        return train_step(model, optimizer, state, batch)[0], None
+        counts = rows >= 0
+        batch = Batch(train.image[rows], train.label[rows], counts)
+        return train_step(task, state, batch)[0], None
 
     return jax.lax.scan(step, state, chosen)[0]

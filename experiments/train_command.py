@@ -1,17 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run, from a config to its folder and report."""
 
+import collections
+import contextlib
+import signal
 from pathlib import Path
 
+import jax
 from rich.console import Console
 
+from experiments.checkpoints import Checkpoints
 from experiments.config import ExperimentConfig
-from experiments.metrics import Record, read_metrics, series
+from experiments.metrics import cut_after, read_metrics, series
 from experiments.plots import Run, curves
+from experiments.processes import end_lost, first_does, is_first, join
 from experiments.progress import RunProgress, describe
 from experiments.report import Picture, Table, write_report
-from experiments.run_folder import METRICS, REPORT, create_run_folder, record
-from experiments.training import train
+from experiments.run_folder import (
+    METRICS,
+    REPORT,
+    locked,
+    open_run_folder,
+    record,
+)
+from experiments.signals import stop_on_signals
+from experiments.training import Stopped, train
 
 
 def run(
@@ -21,32 +34,76 @@ def run(
     *,
     overwrite: bool,
     command: str,
+) -> int:
+    """Trains, or goes on, records as it goes, and draws the curves at the end.
+
+    Returns:
+        The exit status: that of the signal that stopped the run, else 0.
+    """
+    join(config)
+    if not is_first():
+        console = Console(quiet=True)
+    with contextlib.ExitStack() as held:
+
+        def open_folder() -> bool:
+            held.enter_context(locked(workdir))
+            return open_run_folder(workdir, config, overwrite=overwrite)
+
+        here_before = first_does(open_folder)
+        try:
+            checkpoints = Checkpoints(workdir, config.train)
+            with contextlib.closing(checkpoints):
+                begin = checkpoints.latest or 0
+                if here_before:
+                    console.print(f"Going on after step {begin}.", soft_wrap=True)
+                _train(console, config, workdir, checkpoints)
+        except Stopped as stopped:
+            return _say_stopped(console, workdir, stopped)
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            end_lost(error)
+        if is_first():
+            _report(console, config, workdir, command)
+    return 0
+
+
+def _train(
+    console: Console, config: ExperimentConfig, workdir: Path, checkpoints: Checkpoints
 ) -> None:
-    """Trains, records as it goes, and draws the curves at the end."""
-    create_run_folder(workdir, config, overwrite=overwrite)
+    """Trains, and records as it goes; the first process writes."""
     steps = config.train.num_steps
-    try:
-        with RunProgress(console, steps, line_every=max(1, steps // 20)) as progress:
-            progress.start_run(config.name)
-            records = record(workdir, train(config), progress.show)
-    except KeyboardInterrupt:
-        metrics = workdir / METRICS
-        written = read_metrics(metrics) if metrics.exists() else []
-        console.print(
-            f"Interrupted after step {written[-1].step if written else 0}. {workdir} "
-            f"holds config.json and the metrics so far, in {METRICS}.",
-            soft_wrap=True,
-        )
-        raise
-    console.print(f"{config.name}: {describe(records[-1])}", soft_wrap=True)
-    _report(config, workdir, records, command)
-    console.print(f"Report: {workdir / REPORT}", soft_wrap=True)
+    with (
+        stop_on_signals() as request,
+        RunProgress(console, steps, line_every=max(1, steps // 20)) as progress,
+    ):
+        progress.start_run(config.name)
+        records = train(config, checkpoints=checkpoints, stop=request)
+        if is_first():
+            cut_after(workdir / METRICS, checkpoints.latest or 0)
+            record(workdir, records, progress.show)
+        else:
+            collections.deque(records, maxlen=0)
+
+
+def _say_stopped(console: Console, workdir: Path, stopped: Stopped) -> int:
+    """Says where the run is; returns the exit status of the signal."""
+    number, step = stopped.args
+    word = "Interrupted" if number == signal.SIGINT else "Stopped by SIGTERM"
+    console.print(
+        f"{word} after step {step}. {workdir} holds all up to there; the same command "
+        "goes on.",
+        soft_wrap=True,
+    )
+    return 128 + number
 
 
 def _report(
-    config: ExperimentConfig, workdir: Path, records: list[Record], command: str
+    console: Console, config: ExperimentConfig, workdir: Path, command: str
 ) -> None:
-    """Writes the run's page."""
+    """Says how the run ended, and writes its page."""
+    records = read_metrics(workdir / METRICS)
+    console.print(f"{config.name}: {describe(records[-1])}", soft_wrap=True)
     names = ("loss", "accuracy", "test_loss", "test_accuracy", "ms_per_step")
     last = {name: series(records, name)[1][-1] for name in names}
     table = Table(
@@ -66,3 +123,4 @@ def _report(
         figures=[Picture(curves(config.name, [Run(config.name, records)]), "")],
         command=command,
     )
+    console.print(f"Report: {workdir / REPORT}", soft_wrap=True)

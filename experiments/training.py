@@ -1,164 +1,178 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop: pure steps on a state, and a generator of what there is to report."""
+"""The loop: a generator of what there is to report, which may begin at a checkpoint."""
 
-import functools
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import optax
-from flax import linen as nn
+import numpy as np
 
-from experiments.config import ExperimentConfig, OptimizerConfig
-from experiments.data import Batch, batches, load_dataset
+from experiments.averaging import with_statistics
+from experiments.checkpoints import Checkpoints
+from experiments.config import ExperimentConfig
+from experiments.data import Dataset, batches_of_each_kind, load_dataset, train_batches
+from experiments.errors import UserError
+from experiments.evaluation import Evaluation
+from experiments.finite import check_finite
 from experiments.metrics import Record
 from experiments.models import make_model
+from experiments.optimizers import make_optimizer
+from experiments.parallel import Parallel, make_parallel, mapped
+from experiments.steps import Task, TrainState, init_state, train_step
+from experiments.window import Window
 
 
-class TrainState(NamedTuple):
-    """All that training carries from step to step."""
+class Stopped(Exception):
+    """Training was asked to stop, and its state is saved, if there are checkpoints.
 
-    step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: optax.OptState
+    Its arguments are the signal and the step.
+    """
 
 
-class Scores(NamedTuple):
-    """Mean cross-entropy and accuracy of a batch."""
+class Run(NamedTuple):
+    """What a config is made into."""
 
-    loss: jax.Array
-    accuracy: jax.Array
-
-
-@functools.cache  # the same object again, so that nothing is compiled again
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Returns the optimizer that the config names."""
-    rate = config.learning_rate
-    if config.name == "adam":
-        return optax.adam(rate)
-    if config.name == "momentum":
-        return optax.sgd(rate, momentum=0.9, nesterov=True)
-    return optax.sgd(rate)
+    config: ExperimentConfig
+    parallel: Parallel
+    task: Task
+    dataset: Dataset
 
 
-def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, image: Any, seed: int
-) -> TrainState:
-    """Returns the state before the first step."""
-    variables = _init(model, jax.random.key(seed), image)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(variables["params"]),
-    )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init(model: nn.Module, key: jax.Array, image: Any) -> Any:
-    """Parameters and statistics; compiled whole, which takes a fifth of the time."""
-    return model.init(key, image, train=True)
-
-
-def score(logits: Any, label: Any) -> Scores:
-    """Returns how well the logits tell the labels."""
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
-    return Scores(loss, (logits.argmax(-1) == label).mean())
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def train_step(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    batch: Batch,
-) -> tuple[TrainState, Scores]:
-    """One step: batch statistics, gradient, update."""
-
-    def loss(params):
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            batch.image,
-            train=True,
-            mutable=["batch_stats"],
+def prepare(config: ExperimentConfig) -> Run:
+    """Loads the data, and makes network and optimizer."""
+    parallel = make_parallel(config.parallel)
+    size, num = config.data.batch_size, parallel.num_devices
+    if size % num:
+        raise UserError(
+            f"data.batch_size must be divided by the {num} devices, got {size}; see "
+            "parallel.num_devices."
         )
-        scores = score(logits, batch.label)
-        return scores.loss, (scores, updates.get("batch_stats", {}))
-
-    gradient, (scores, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), scores
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def eval_step(model: nn.Module, state: TrainState, batch: Batch) -> Scores:
-    """Scores a batch by the running averages."""
-    return score(
-        model.apply(variables_of(state), batch.image, train=False), batch.label
+    dataset = load_dataset(config.data)
+    task = Task(
+        make_model(config, dataset.num_classes, parallel),
+        make_optimizer(config.optimizer, config.train.num_steps),
+        config.train.label_smoothing,
+        parallel.axis_name,
+        parallel.mode == "pmap",
+        config.train.average_decay,
     )
+    return Run(config, parallel, task, dataset)
 
 
-@functools.cache  # the same function again, so that nothing is compiled again
-def training_forward(model: nn.Module) -> Callable[[Any, Any], Any]:
-    """Returns what `jaxbn.population` estimates from: the model as in training."""
-
-    def apply(variables: Any, image: Any):
-        return model.apply(variables, image, train=True, mutable=["batch_stats"])
-
-    return apply
+def initial_state(run: Run) -> TrainState:
+    """Before the first step, on the host: no axis is bound there."""
+    image, _ = run.dataset.train.load(0, None)
+    task = run.task._replace(model=make_model(run.config, run.dataset.num_classes))
+    return init_state(task, np.stack([image, image]), run.config.seed)
 
 
-def variables_of(state: TrainState) -> dict[str, Any]:
-    """Returns what the model is applied with."""
-    return {"params": state.params, "batch_stats": state.batch_stats}
+class Loop:
+    """Where a run is: its state, its place in the data, its open window of metrics."""
+
+    def __init__(self, run: Run, checkpoints: Checkpoints | None):
+        """Begins, or goes on from the newest checkpoint."""
+        self._run, self._checkpoints = run, checkpoints
+        config, parallel = run.config, run.parallel
+        self.done = 0
+        self.window = Window()
+        self._accuracy = 0.0
+        self._stream = train_batches(run.dataset.train, config.data, config.seed)
+        self._step = mapped(parallel, train_step, run.task)
+        self._test = Evaluation(run.dataset.test, run.task, parallel)
+        self._state = parallel.put_state(initial_state(run))
+        if checkpoints is not None and checkpoints.latest is not None:
+            whole, data = checkpoints.restore(parallel.get_state(self._state))
+            self._state = parallel.put_state(whole)
+            self._stream.set_state(data["iterator"])
+            self.window = Window(data["window"])
+            self.done, self._accuracy = data["step"], data["accuracy"]
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compiles outside the times, for whole and for ragged batches."""
+        source, config = self._run.dataset.train, self._run.config.data
+        for batch in batches_of_each_kind(source, config):
+            put = self._run.parallel.put_batch(batch)
+            jax.block_until_ready(self._step(self._state, put))
+
+    @property
+    def state(self) -> TrainState:
+        """Whole, whatever the mode."""
+        return self._run.parallel.get_state(self._state)
+
+    def step(self, *, wait: bool) -> None:
+        """Takes one step; waits for the device where asked."""
+        batch = self._run.parallel.put_batch(next(self._stream))
+        with self.window.timed():
+            self._state, scores = self._step(self._state, batch)
+            self.window.add(self._run.parallel.get_scores(scores), wait=wait)
+        self.done += 1
+
+    def evaluate(self) -> dict[str, float]:
+        """Scores the test set."""
+        fields = self._test(self._state)
+        self._accuracy = fields["test_accuracy"]
+        return fields
+
+    def evaluate_average(self) -> dict[str, float]:
+        """Scores the test set by the averaged weights and their own statistics."""
+        run = self._run
+        model = make_model(run.config, run.dataset.num_classes)
+        num = jax.process_count()
+        state = with_statistics(model, self.state, run.dataset.train, num)
+        fields = self._test(run.parallel.put_state(state))
+        return {f"average_{name}": value for name, value in fields.items()}
+
+    def save(self) -> None:
+        """Writes a checkpoint, if all in it is finite."""
+        if self._checkpoints is None:
+            return
+        state = self.state
+        check_finite(state, self.window, self.done)
+        data = {
+            "iterator": self._stream.get_state(),
+            "window": self.window.values(),
+            "accuracy": self._accuracy,
+            "step": self.done,
+        }
+        self._checkpoints.save(self.done, state, data, self._accuracy)
 
 
-def train(config: ExperimentConfig) -> Iterator[Record]:
+def train(
+    config: ExperimentConfig,
+    *,
+    checkpoints: Checkpoints | None = None,
+    stop: Callable[[int], int | None] = lambda step: None,
+) -> Iterator[Record]:
     """Trains, and yields what there is to report as it goes.
 
-    The same config gives the same numbers, but for the times.
+    The same config gives the same numbers, but for the times, however often it was
+    stopped and went on from a checkpoint.
+
+    Raises:
+        Stopped: `stop(step)` gave a signal.
+        UserError: the data cannot be read, or the loss is not finite.
     """
-    dataset = load_dataset(config.data.name)
-    model = make_model(config.model, config.norm, dataset.num_classes)
-    optimizer = make_optimizer(config.optimizer)
-    first = next(batches(dataset.train, config.data.batch_size, config.seed))
-    state = init_state(model, optimizer, first.image, config.seed)
-    test = jax.device_put(dataset.test)
-    stream = batches(dataset.train, config.data.batch_size, config.seed)
-    last = config.train.num_steps
-    # Compiles outside the times; the result is not used.
-    jax.block_until_ready(train_step(model, optimizer, state, first))
-    window: list[Scores] = []
-    seconds = 0.0
-    for number, batch in zip(range(1, last + 1), stream, strict=False):
-        log = number % config.train.log_every == 0 or number == last
-        start = time.perf_counter()
-        state, scores = train_step(model, optimizer, state, batch)
-        if log:
-            jax.block_until_ready(scores)
-        seconds += time.perf_counter() - start
-        window.append(scores)
+    loop, loop_config = Loop(prepare(config), checkpoints), config.train
+    while loop.done < loop_config.num_steps:
+        number = loop.done + 1
+
+        def due(period: int, number: int = number) -> bool:
+            return number % period == 0 or number == loop_config.num_steps
+
+        loop.step(wait=due(loop_config.log_every))
         fields: dict[str, float] = {}
-        if log:
-            fields |= _window_means(window, seconds)
-            window, seconds = [], 0.0
-        if number % config.train.eval_every == 0 or number == last:
-            scores = eval_step(model, state, test)
-            fields["test_loss"] = float(scores.loss)
-            fields["test_accuracy"] = float(scores.accuracy)
+        if due(loop_config.log_every):
+            check_finite(loop.state, loop.window, number)
+            fields |= loop.window.close()
+        if due(loop_config.eval_every):
+            fields |= loop.evaluate()
+        if number == loop_config.num_steps and loop_config.average_decay is not None:
+            fields |= loop.evaluate_average()
         if fields:
             yield Record(number, **fields)
-
-
-def _window_means(window: list[Scores], seconds: float) -> dict[str, float]:
-    """The training metrics of the steps since the last record."""
-    count = len(window)
-    return {
-        "loss": sum(float(s.loss) for s in window) / count,
-        "accuracy": sum(float(s.accuracy) for s in window) / count,
-        "ms_per_step": 1e3 * seconds / count,
-    }
+        stopping = stop(number)
+        if stopping or due(loop_config.checkpoint_every):
+            loop.save()
+        if stopping:
+            raise Stopped(stopping, number)

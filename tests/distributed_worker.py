@@ -17,6 +17,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from experiments.config import DataConfig
 from experiments.data import load_dataset
 from jaxbn.linen import BatchNorm
 
@@ -51,7 +52,7 @@ class Net(nn.Module):
 
 def batch(step, dtype):
     """Slots of all shards; what stands in those without an example is far off."""
-    train = load_dataset("digits").train
+    train = load_dataset(DataConfig()).train
     counts = np.roll(COUNTS, step)
     mask = (np.arange(SLOTS) < counts[:, None]).ravel()
     chosen = np.zeros(len(mask), int)

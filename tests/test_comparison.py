@@ -3,22 +3,16 @@
 
 from pathlib import Path
 
-import jax
 import pytest
 
 from tests.comparison import table
 from tests.comparison.scenarios import SCENARIOS
 from tests.comparison.trial import LIBRARIES, trial
 
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
 BY_TITLE = {scenario.title: scenario for scenario in SCENARIOS}
 BY_NAME = {library.name: library for library in LIBRARIES}
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Flax relies on implicit promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def cells(library, title):

@@ -13,6 +13,8 @@ import jaxbn.linen
 import jaxbn.nnx
 from jaxbn.conversion import from_linen, to_linen
 
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
 
 class LinenNet(nn.Module):
     @nn.compact
@@ -30,13 +32,6 @@ class NnxNet(nnx.Module):
 
     def __call__(self, x):
         return self.norm(self.dense(x))
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Flax relies on implicit promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture

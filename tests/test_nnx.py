@@ -13,12 +13,7 @@ from flax import nnx
 from jaxbn.nnx import BatchNorm
 from tests import oracle
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Flax relies on implicit promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 @pytest.fixture

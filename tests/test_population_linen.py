@@ -14,12 +14,7 @@ import jaxbn.linen
 from jaxbn import population
 from tests import shards
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Flax relies on implicit promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 def one_layer(x, **fields):

@@ -12,12 +12,7 @@ import jaxbn.nnx
 from jaxbn import population
 from tests.population_nets import NnxNet, make_batches
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Flax relies on implicit promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 @pytest.fixture

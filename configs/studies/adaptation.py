@@ -10,8 +10,8 @@ time, alone (prior 0) or with those of training as if from 16 images (Schneider 
 2020, https://arxiv.org/abs/2006.16971).
 
 Cost: 12 s on 2 CPU cores.
-Expected: at the strongest shift of brightness 27 % right as trained, 98 % adapted; at
-the least contrast 16 and 90 %; noise is not mended.
+Expected: at the strongest shift of brightness 28 % right as trained, 98 % adapted; at
+the least contrast 16 and 89 %; noise is not mended.
 """
 
 from experiments.config import AdaptationStudy, ExperimentConfig

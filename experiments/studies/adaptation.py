@@ -16,14 +16,10 @@ from experiments.models import make_model
 from experiments.plots import to_svg
 from experiments.report import Picture, Table
 from experiments.scanned import train_scanned
+from experiments.steps import TrainState, training_forward, variables_of
 from experiments.studies.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from experiments.studies.scoring import accuracy
 from experiments.studies.study import Line, Progress, Result, draw_lines, percent
-from experiments.training import (
-    TrainState,
-    eval_step,
-    training_forward,
-    variables_of,
-)
 from jaxbn import population
 
 SOURCE = "as trained"
@@ -38,7 +34,7 @@ def label(prior_count: float) -> str:
 
 def run(config: AdaptationStudy, progress: Progress) -> Result:
     """Trains, corrupts, adapts, and scores."""
-    dataset = load_dataset(config.experiment.data.name)
+    dataset = load_dataset(config.experiment.data)
     states = train_scanned(
         config.experiment, progress(range(config.num_seeds), "training")
     )
@@ -57,8 +53,8 @@ def run(config: AdaptationStudy, progress: Progress) -> Result:
     ]
     for kind, severity, seed in progress(cells, "adapting"):
         found = _accuracies(config, dataset, states[seed], (kind, severity, seed))
-        for method, accuracy in found.items():
-            accuracies[kind][method][seed, severity] = accuracy
+        for method, value in found.items():
+            accuracies[kind][method][seed, severity] = value
     return _result(config, accuracies)
 
 
@@ -69,14 +65,12 @@ def _accuracies(
     cell: tuple[str, int, int],
 ) -> dict[str, float]:
     """By method: as trained, and adapted with each prior."""
-    experiment = config.experiment
-    model = make_model(experiment.model, experiment.norm, dataset.num_classes)
+    model = make_model(config.experiment, dataset.num_classes)
     kind, severity, seed = cell
-    image, label_ = dataset.test
+    image, label_ = dataset.test.image, dataset.test.label
     if severity:
         image = corrupt(np.asarray(image), kind, severity, seed)
-    source = eval_step(model, state, Batch(image, label_)).accuracy
-    found = {SOURCE: float(source)}
+    found = {SOURCE: accuracy(model, state, Batch(image, label_))}
     for prior_count in config.prior_counts:
         right = 0.0
         for start in range(0, len(label_), config.batch_size):
@@ -90,8 +84,8 @@ def _accuracies(
                 progress=False,
             )
             new = state._replace(batch_stats=adapted["batch_stats"])
-            scores = eval_step(model, new, Batch(image[rows], label_[rows]))
-            right += float(scores.accuracy) * len(label_[rows])
+            batch = Batch(image[rows], label_[rows])
+            right += accuracy(model, new, batch) * len(batch.label)
         found[label(prior_count)] = right / len(label_)
     return found
 

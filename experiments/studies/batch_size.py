@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from experiments.config import BatchSizeStudy, ExperimentConfig
-from experiments.data import load_dataset
+from experiments.data import Batch, load_dataset
 from experiments.models import make_model
 from experiments.plots import to_svg
 from experiments.report import Picture, Table
 from experiments.scanned import train_scanned
+from experiments.studies.scoring import accuracy
 from experiments.studies.study import Line, Progress, Result, draw_lines, percent
-from experiments.training import eval_step
 
 KINDS = {
     "batch": "batch norm",
@@ -62,10 +62,11 @@ def variant(base: ExperimentConfig, kind: str, batch_size: int) -> ExperimentCon
 
 def _errors(config: ExperimentConfig, num_seeds: int) -> list[float]:
     """Of each seed, on the held-out examples, by running averages."""
-    dataset = load_dataset(config.data.name)
-    model = make_model(config.model, config.norm, dataset.num_classes)
+    dataset = load_dataset(config.data)
+    model = make_model(config, dataset.num_classes)
     states = train_scanned(config, range(num_seeds))
-    return [1 - float(eval_step(model, s, dataset.test).accuracy) for s in states]
+    test = Batch(dataset.test.image, dataset.test.label)
+    return [1 - accuracy(model, state, test) for state in states]
 
 
 def _result(config: BatchSizeStudy, errors: dict[str, np.ndarray]) -> Result:

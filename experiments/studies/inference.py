@@ -6,6 +6,7 @@ statistics that inference uses.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -15,20 +16,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from experiments.config import ExperimentConfig, InferenceStudy
-from experiments.data import Batch, batches, load_dataset
+from experiments.data import Batch, load_dataset, train_batches
 from experiments.models import make_model
+from experiments.optimizers import make_optimizer
 from experiments.plots import to_svg
 from experiments.report import Picture, Table
-from experiments.studies.study import Line, Progress, Result, draw_lines, percent
-from experiments.training import (
+from experiments.steps import (
+    Task,
     TrainState,
-    eval_step,
     init_state,
-    make_optimizer,
     train_step,
     training_forward,
     variables_of,
 )
+from experiments.studies.scoring import accuracy
+from experiments.studies.study import Line, Progress, Result, draw_lines, percent
 from jaxbn import population
 
 PLAIN, DEBIASED, WHOLE = "running average", "the same, debiased", "population"
@@ -57,22 +59,26 @@ def _accuracies(
     config: ExperimentConfig, steps: tuple[int, ...]
 ) -> list[tuple[float, float]]:
     """After each of the steps: by running statistics, and by the population's."""
-    dataset = load_dataset(config.data.name)
-    model = make_model(config.model, config.norm, dataset.num_classes)
-    optimizer = make_optimizer(config.optimizer)
-    stream = batches(dataset.train, config.data.batch_size, config.seed)
-    first = next(batches(dataset.train, config.data.batch_size, config.seed))
-    state = init_state(model, optimizer, first.image, config.seed)
-    test = jax.device_put(dataset.test)
+    dataset = load_dataset(config.data)
+    model = make_model(config, dataset.num_classes)
+    task = Task(model, make_optimizer(config.optimizer, config.train.num_steps))
+    step = _compiled(task)
+    state = init_state(task, dataset.train.image[:2], config.seed)
+    stream = train_batches(dataset.train, config.data, config.seed)
+    test = Batch(dataset.test.image, dataset.test.label)
     found = []
     for number, batch in enumerate(itertools.islice(stream, max(steps)), 1):
-        state, _ = train_step(model, optimizer, state, batch)
+        state, _ = step(state, batch)
         if number in steps:
-            running = eval_step(model, state, test).accuracy
             whole = _with_population(model, state, dataset.train)
-            accuracy = eval_step(model, whole, test).accuracy
-            found.append((float(running), float(accuracy)))
+            pair = (accuracy(model, s, test) for s in (state, whole))
+            found.append(tuple(pair))
     return found
+
+
+@functools.cache  # the same function again, so that nothing is compiled again
+def _compiled(task: Task):
+    return jax.jit(functools.partial(train_step, task))
 
 
 def _with_population(model: nn.Module, state: TrainState, train: Batch) -> TrainState:

@@ -1,19 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The digits and their order."""
+"""Batches: every example once an epoch, in an order of the seed; resumed anywhere."""
 
 import itertools
 
+import jax
 import numpy as np
+import pytest
 
-from experiments.data import Batch, batches, load_dataset
+from experiments.config import DataConfig
+from experiments.data import (
+    ArraySource,
+    eval_batches,
+    load_dataset,
+    rows_of_step,
+    train_batches,
+)
 
 
 def test_digits():
-    data = load_dataset("digits")
-    train, test, classes = data
+    data = load_dataset(DataConfig())
+    train, test = data.train, data.test
     assert train.image.shape == (1437, 8, 8, 1) and test.image.shape == (360, 8, 8, 1)
     assert train.image.dtype == np.float32 and train.label.dtype == np.int32
-    assert train.image.min() == 0 and train.image.max() == 1 and classes == 10
+    assert train.image.min() == 0 and train.image.max() == 1 and data.num_classes == 10
     # Stratified: each digit's share of the test set is its share of all.
     shares = np.bincount(test.label) / np.bincount(train.label)
     np.testing.assert_allclose(shares, 1 / 4, atol=0.01)
@@ -22,26 +31,95 @@ def test_digits():
 
 
 def numbered(count):
-    return Batch(np.arange(count, dtype=np.float32), np.arange(count, dtype=np.int32))
+    """The label is the index, and so is the first pixel, and one."""
+    image = np.zeros((count, 4, 4, 1), np.float32)
+    image[:, 0, 0, 0] = np.arange(count) + 1
+    return ArraySource(image, np.arange(count, dtype=np.int32))
 
 
-def take(num, *args):
-    return [b.label for b in itertools.islice(batches(*args), num)]
+def take(num, count, batch_size, seed, **config):
+    config = DataConfig(batch_size=batch_size, **config)
+    stream = train_batches(numbered(count), config, seed)
+    return list(itertools.islice(stream, num))
+
+
+def counted(batch):
+    return batch.label if batch.mask is None else batch.label[batch.mask]
 
 
 def test_every_epoch_has_every_example_once():
-    order = np.concatenate(take(10, numbered(10), 4, 0))  # four epochs
-    for epoch in order.reshape(4, 10):
+    batches = take(12, 10, 4, 0)  # four epochs of 4, 4 and 2
+    sizes = [len(counted(batch)) for batch in batches]
+    assert sizes == [4, 4, 2] * 4
+    for batch in batches:
+        assert batch.image.shape == (4, 4, 4, 1)
+        assert (batch.mask is None) == (len(counted(batch)) == 4)
+        np.testing.assert_array_equal(batch.image[: len(counted(batch)), 0, 0, 0],
+                                      counted(batch) + 1)  # fmt: skip
+        np.testing.assert_array_equal(batch.image[len(counted(batch)) :], 0)
+    epochs = [np.concatenate(list(map(counted, batches[k : k + 3]))) for k in (0, 3, 6)]
+    for epoch in epochs:
         assert sorted(epoch) == list(range(10))
-    assert not np.array_equal(order[:10], order[10:20])
+    assert not np.array_equal(epochs[0], epochs[1])
 
 
 def test_order_is_of_the_seed():
-    one, same, other = (take(5, numbered(50), 8, seed) for seed in (1, 1, 2))
+    one, same, other = (
+        np.stack([b.label for b in take(5, 50, 8, seed)]) for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
 
-def test_batch_larger_than_the_data():
-    (batch,) = take(1, numbered(3), 7, 0)
-    assert len(batch) == 7 and set(batch) == {0, 1, 2}
+@pytest.mark.parametrize("augmented", [False, True])
+def test_goes_on_at_any_step(augmented):
+    """From the state of the iterator; augmentation included."""
+    options = {"crop_padding": 1, "flip": True} if augmented else {}
+    config = DataConfig(batch_size=8, **options)
+    stream = train_batches(numbered(30), config, 3)
+    first = [next(stream) for _ in range(5)]
+    state = stream.get_state()
+    rest = [next(stream) for _ in range(6)]
+    again = train_batches(numbered(30), config, 3)
+    again.set_state(state)
+    for one, other in zip(rest, [next(again) for _ in range(6)], strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert len(first) == 5
+
+
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_processes_share_each_batch(num_processes, monkeypatch):
+    """Together they have exactly what one process has, in its order."""
+    alone = take(6, 21, 8, 5, crop_padding=1)
+    monkeypatch.setattr(jax, "process_count", lambda: num_processes)
+    parts = []
+    for index in range(num_processes):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        parts.append(take(6, 21, 8, 5, crop_padding=1))
+    for step, batch in enumerate(alone):
+        shares = [part[step] for part in parts]
+        together = jax.tree.map(lambda *a: np.concatenate(a), *shares)
+        jax.tree.map(np.testing.assert_array_equal, together, batch)
+
+
+def test_augmentation_moves_and_mirrors():
+    plain, moved = (take(1, 64, 64, 0, crop_padding=p)[0] for p in (0, 2))
+    places = {
+        tuple(np.argwhere(image[..., 0])[0]) for image in moved.image if image.any()
+    }
+    assert len(places) > 4 and np.all(plain.image[:, 0, 0, 0] > 0)
+    flipped = take(1, 64, 64, 0, flip=True)[0]
+    at_right = flipped.image[:, 0, 3, 0] > 0
+    assert 0.3 < at_right.mean() < 0.7
+
+
+def test_evaluation_has_every_example_once_in_order():
+    batches = list(eval_batches(numbered(10), 4))
+    assert np.array_equal(np.concatenate(list(map(counted, batches))), np.arange(10))
+    assert [b.mask is None for b in batches] == [True, True, False]
+
+
+def test_rows_are_a_function_of_the_step():
+    rows = [rows_of_step(10, 4, 0, step) for step in range(3)]
+    assert sorted(np.concatenate(rows)) == [-1, -1, *range(10)]
+    np.testing.assert_array_equal(rows[1], rows_of_step(10, 4, 0, 1))

@@ -4,20 +4,11 @@
 import dataclasses
 import io
 
-import jax
-import pytest
 from rich.console import Console
 
 import experiments.demo
 from experiments.demo import Outcome, demo, make_table
 from experiments.metrics import Record, read_metrics
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Flax and optax rely on implicit promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def test_trains_writes_and_can_be_run_again(tmp_path, monkeypatch):

@@ -5,10 +5,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.config import ModelConfig, NormConfig
-from experiments.models import make_model
+from experiments.config import ExperimentConfig, ModelConfig, NormConfig
+from experiments.models import make_model as make
 
 X = jnp.ones((4, 8, 8, 1))
+
+
+def make_model(model, norm, num_classes):
+    return make(ExperimentConfig(name="a", model=model, norm=norm), num_classes)
 
 
 @pytest.fixture
@@ -63,9 +67,11 @@ def test_the_norm_gets_its_settings():
     first = jax.tree.leaves(updates["batch_stats"])[1]
     hidden = x.reshape(4, -1) @ variables["params"]["Dense_0"]["kernel"]
     assert jnp.allclose(first, hidden.var(0), rtol=1e-3)  # momentum 0
-    assert model.bind(variables).norm.keywords == {
+    (norm,) = model.bind(variables).norm.args
+    assert norm.keywords == {
         "momentum": 0.0,
         "epsilon": 3.0,
         "virtual_batch_size": 2,
         "debias": False,
+        "axis_name": None,
     }

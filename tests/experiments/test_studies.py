@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -22,13 +21,6 @@ from experiments.studies import adaptation, batch_size, inference
 from experiments.studies.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Flax relies on implicit promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def silent(items, _):

@@ -4,8 +4,8 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from experiments.config import (
@@ -13,17 +13,15 @@ from experiments.config import (
     ModelConfig,
     NormConfig,
     OptimizerConfig,
+    ParallelConfig,
     TrainConfig,
 )
-from experiments.data import load_dataset
+from experiments.data import Batch, load_dataset
+from experiments.errors import UserError
 from experiments.models import make_model
-from experiments.training import (
-    eval_step,
-    init_state,
-    make_optimizer,
-    train,
-    train_step,
-)
+from experiments.optimizers import make_optimizer
+from experiments.steps import Task, eval_step, init_state, train_step
+from experiments.training import train
 
 
 def short(**changes) -> ExperimentConfig:
@@ -31,15 +29,8 @@ def short(**changes) -> ExperimentConfig:
     return ExperimentConfig(name="short", train=loop, **changes)
 
 
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Flax and optax rely on implicit promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def without_times(records):
-    return [r._replace(ms_per_step=None) for r in records]
+    return [r._replace(ms_per_step=None, images_per_second=None) for r in records]
 
 
 def test_records_come_when_they_are_due():
@@ -55,9 +46,9 @@ def test_the_same_config_gives_the_same_numbers():
     assert one == same and one != other
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw", "lars"])
 def test_every_optimizer_learns(name):
-    rate = 0.003 if name == "adam" else 0.1
+    rate = {"adam": 0.003, "adamw": 0.003, "lars": 2.0}.get(name, 0.1)
     config = short(optimizer=OptimizerConfig(name=name, learning_rate=rate))
     records = [r.loss for r in train(config) if r.loss is not None]
     assert records[-1] < records[0] / 2
@@ -73,49 +64,112 @@ def test_reaches_what_the_demo_promises(model):
     assert np.mean(scores) >= {"dense": 0.97, "conv": 0.975}[model], scores
 
 
+def make_task():
+    config = ExperimentConfig(name="a")
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    return Task(make_model(config, 10), optimizer), load_dataset(config.data)
+
+
 def test_steps_are_pure_and_count():
-    data = load_dataset("digits")
-    model = make_model(ModelConfig(), NormConfig(), 10)
-    optimizer = make_optimizer(OptimizerConfig())
-    batch = jax.tree.map(lambda a: a[:32], data.train)
-    state = init_state(model, optimizer, batch.image, 0)
+    task, data = make_task()
+    batch = Batch(data.train.image[:32], data.train.label[:32])
+    state = init_state(task, batch.image, 0)
     before = jax.tree.map(np.asarray, state)
-    new, scores = train_step(model, optimizer, state, batch)
+    new, scores = train_step(task, state, batch)
     jax.tree.map(np.testing.assert_array_equal, before, state)
-    assert new.step == 1 and np.isfinite(scores.loss)
+    assert new.step == 1 and np.isfinite(scores.loss) and scores.count == 32
     changed = jax.tree.map(
         lambda a, b: not np.array_equal(a, b), state.batch_stats, new.batch_stats
     )
     assert all(jax.tree.leaves(changed))
-    by_running_averages = eval_step(model, new, batch)
+    by_running_averages = eval_step(task, new, batch)
     assert not np.isclose(by_running_averages.loss, scores.loss)
 
 
 def test_evaluation_is_by_running_averages():
     """A test example's scores do not depend on the others in the batch."""
-    data = load_dataset("digits")
-    model = make_model(ModelConfig(), NormConfig(), 10)
-    state = init_state(model, optax.sgd(0.1), data.test.image[:8], 0)
-    one = [
-        eval_step(model, state, jax.tree.map(lambda a, i=i: a[i : i + 1], data.test))
-        for i in range(8)
-    ]
-    all_ = eval_step(model, state, jax.tree.map(lambda a: a[:8], data.test))
-    np.testing.assert_allclose(np.mean([s.loss for s in one]), all_.loss, rtol=1e-5)
+    task, data = make_task()
+    state = init_state(task, data.test.image[:8], 0)
+
+    def losses(start, stop):
+        batch = Batch(data.test.image[start:stop], data.test.label[start:stop])
+        return eval_step(task, state, batch).loss
+
+    one = [losses(i, i + 1) for i in range(8)]
+    np.testing.assert_allclose(np.mean(one), losses(0, 8), rtol=1e-5)
+
+
+def test_what_does_not_count_changes_nothing():
+    """A ragged batch trains as a smaller one does."""
+    task, data = make_task()
+    image, label = data.train.image[:32].copy(), data.train.label[:32]
+    image[20:] = 1e3
+    state = init_state(task, image, 0)
+    ragged, scores = train_step(task, state, Batch(image, label, jnp.arange(32) < 20))
+    small, expected = train_step(task, state, Batch(image[:20], label[:20]))
+    assert scores.count == 20
+    np.testing.assert_allclose(scores.loss, expected.loss, rtol=1e-6)
+    for one, other in zip(jax.tree.leaves(ragged), jax.tree.leaves(small), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("statistics", ["global", "device", 2])
+def test_every_mode_and_number_of_devices_gives_the_same(statistics):
+    """By statistics: of the whole batch, on any number; of parts, by their number."""
+    curves = {}
+    for mode in ("jit", "shard_map", "pmap"):
+        for num in (1, 2, 4, 8):
+            if statistics == 2 and num == 1:
+                continue
+            parallel = ParallelConfig(mode=mode, num_devices=num, statistics=statistics)
+            config = dataclasses.replace(short(), parallel=parallel)
+            losses = [r.loss for r in train(config) if r.loss is not None]
+            parts = {"global": 1, "device": num, 2: num // 2}[statistics]
+            curves.setdefault(parts, []).append(losses)
+    for same in curves.values():
+        np.testing.assert_allclose(same, np.broadcast_to(same[0], np.shape(same)), 1e-4)
+    if statistics != "global":
+        assert abs(curves[4][0][0] / curves[1][0][0] - 1) > 1e-3
+
+
+def test_too_few_devices_are_named():
+    config = ExperimentConfig(name="a", parallel=ParallelConfig(num_devices=64))
+    with pytest.raises(UserError) as raised:
+        next(train(config))
+    assert str(raised.value) == (
+        "parallel.num_devices is 64, but there are 8 devices (cpu)."
+    )
+
+
+def test_not_finite_ends_the_run():
+    config = short(
+        optimizer=OptimizerConfig(learning_rate=1e30), norm=NormConfig(kind="none")
+    )
+    with pytest.raises(UserError) as raised:
+        list(train(config))
+    text = str(raised.value)
+    assert text.startswith("the loss is not finite at step ") and "`params/" in text
 
 
 def test_with_and_without_norm_see_the_same_data(monkeypatch):
     import experiments.training as training
 
     seen = []
-    original = training.batches
+    original = training.train_batches
 
     def spy(*args):
-        for batch in original(*args):
-            seen[-1].append(np.asarray(batch.label))
-            yield batch
+        stream = original(*args)
+        take = stream.__next__
 
-    monkeypatch.setattr(training, "batches", spy)
+        class Spy:
+            def __next__(self):
+                batch = take()
+                seen[-1].append(np.asarray(batch.label))
+                return batch
+
+        return Spy()
+
+    monkeypatch.setattr(training, "train_batches", spy)
     for kind in ("batch", "none"):
         seen.append([])
         list(train(dataclasses.replace(short(), norm=NormConfig(kind=kind))))

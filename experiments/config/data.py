@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples."""
+
+import dataclasses
+from typing import Literal
+
+from experiments.config.ranges import require
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The examples."""
+
+    name: Literal[
+        "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"
+    ] = "digits"
+    """digits: scikit-learn's, 8x8, shipped with it; mnist, fashion_mnist: idx files;
+    cifar10, cifar100: the binary or the Python version; image_folder: train/ and val/
+    (or test/), each with a folder of images for each class."""
+    path: str | None = None
+    """The folder that the files are in; not for digits."""
+    batch_size: int = 64
+    """Examples a step, of all devices and processes together, at least 2."""
+    image_size: int | None = None
+    """Height and width, at least 8: for image_folder, which needs it. In training a
+    random crop is resized to it, in evaluation the middle of the image."""
+    crop_padding: int = 0
+    """Augmentation: each training image is padded by so many pixels and cropped at a
+    random place, at least 0."""
+    flip: bool = False
+    """Augmentation: every second training image, at random, is mirrored."""
+    num_threads: int = 2
+    """Of each process, that read and decode ahead of the step, at least 1."""
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        require(self.batch_size >= 2, "data.batch_size", ">= 2", self.batch_size)
+        require(self.crop_padding >= 0, "data.crop_padding", ">= 0", self.crop_padding)
+        require(self.num_threads >= 1, "data.num_threads", ">= 1", self.num_threads)
+        wants_path = self.name != "digits"
+        given = self.path is not None
+        rule = f"{'given' if wants_path else 'left out'} for {self.name}"
+        require(given == wants_path, "data.path", rule, self.path)
+        wants_size = self.name == "image_folder"
+        size = self.image_size
+        rule = (
+            "at least 8 for image_folder" if wants_size else "left out but for folders"
+        )
+        fits = size is not None and size >= 8 if wants_size else size is None
+        require(fits, "data.image_size", rule, size)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of images, a folder for each class, read as they are needed."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from experiments.data.examples import Dataset, as_float
+from experiments.errors import UserError
+
+SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm"}
+AREA = (0.08, 1.0)  # of the image that a random crop has
+RATIO = (3 / 4, 4 / 3)  # of its width to its height
+MIDDLE = 0.875  # of the shorter side, in evaluation
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FolderSource:
+    """Images on disk and the numbers of their classes."""
+
+    paths: list[Path]
+    label: np.ndarray
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(
+        self, index: int, rng: np.random.Generator | None
+    ) -> tuple[np.ndarray, int]:
+        """Returns a random crop to train on, or else the middle, resized."""
+        path = self.paths[index]
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(
+                f"`{path}` is not an image that can be read: {error}."
+            ) from error
+        box = _middle(image.size) if rng is None else _random_box(image.size, rng)
+        size = (self.size, self.size)
+        image = image.resize(size, Image.Resampling.BILINEAR, box=box)
+        return as_float(np.asarray(image)), int(self.label[index])
+
+
+def load(folder: Path, size: int) -> Dataset:
+    """Lists the images below `train` and `val` (or `test`)."""
+    train = folder / "train"
+    test = next((folder / n for n in ("val", "test") if (folder / n).is_dir()), None)
+    if not train.is_dir() or test is None:
+        raise UserError(
+            f"data.path `{folder}` must have the folders `train` and `val` (or "
+            "`test`), each with a folder of images for each class."
+        )
+    classes = sorted(path.name for path in train.iterdir() if path.is_dir())
+    others = sorted(path.name for path in test.iterdir() if path.is_dir())
+    if len(classes) < 2 or set(others) - set(classes):
+        raise UserError(
+            f"`{train}` must have a folder for each of two classes or more, and for "
+            f"each in `{test}`, got {classes} and {others}."
+        )
+    return Dataset(
+        _list(train, classes, size), _list(test, classes, size), len(classes)
+    )
+
+
+def _list(folder: Path, classes: list[str], size: int) -> FolderSource:
+    paths: list[Path] = []
+    labels: list[int] = []
+    for number, name in enumerate(classes):
+        found = sorted((folder / name).rglob("*"))
+        found = [path for path in found if path.suffix.lower() in SUFFIXES]
+        paths += found
+        labels += [number] * len(found)
+    if not paths:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise UserError(f"`{folder}` has no images ({kinds}) in its classes' folders.")
+    return FolderSource(paths, np.asarray(labels, np.int32), size)
+
+
+def _middle(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    width, height = size
+    side = MIDDLE * min(size)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _random_box(
+    size: tuple[int, int], rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A part of random area and shape (Szegedy et al. 2015, section 6)."""
+    width, height = size
+    for _ in range(10):
+        area = width * height * rng.uniform(AREA[0], AREA[1])
+        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if w <= width and h <= height:
+            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+            return left, top, left + w, top + h
+    return _middle(size)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`launch`: several processes of one training run on this machine, over loopback."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from experiments.errors import UserError
+
+POLL = 0.1  # seconds
+PATIENCE = 60.0  # until those that were asked to stop are killed
+
+
+def launch(num_processes: int, arguments: Sequence[str]) -> int:
+    """Starts `python -m experiments ARGUMENTS` so often, and waits for all.
+
+    Ctrl-C and SIGTERM ask them all to save and stop. Where one dies the others are
+    stopped.
+
+    Returns:
+        The exit status: 0, or that of the first that failed.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [
+        _start(number, num_processes, address, arguments)
+        for number in range(num_processes)
+    ]
+    try:
+        with _forward_signals(processes):
+            return _wait(processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _start(
+    number: int, num_processes: int, address: str, arguments: Sequence[str]
+) -> subprocess.Popen:
+    """Process 0 speaks; of the others only errors are shown."""
+    command = [
+        sys.executable,
+        *("-m", "experiments", *arguments),
+        *("--processes.coordinator-address", address),
+        *("--processes.num-processes", str(num_processes)),
+        *("--processes.process-id", str(number)),
+    ]
+    quiet = None if number == 0 else subprocess.DEVNULL
+    # In a session of its own: Ctrl-C comes to the launcher alone.
+    return subprocess.Popen(command, stdout=quiet, start_new_session=True)
+
+
+def _wait(processes: list[subprocess.Popen]) -> int:
+    """Waits for all; stops the others where one fails."""
+    deadline, status = None, 0
+    while None in [process.poll() for process in processes]:
+        time.sleep(POLL)
+        failed = [(k, p.returncode) for k, p in enumerate(processes) if p.returncode]
+        if failed and deadline is None:
+            number, status = failed[0]
+            deadline = time.monotonic() + PATIENCE
+            if status < 0:  # by a signal: nobody has said why
+                name = signal.Signals(-status).name
+                print(
+                    f"error: process {number} of {len(processes)} was ended by {name}; "
+                    "the others are stopped. The same command goes on from the last "
+                    "checkpoint.",
+                    file=sys.stderr,
+                )
+                deadline = time.monotonic()
+        if deadline is not None and time.monotonic() >= deadline:
+            for process in processes:
+                process.kill()
+    failures = [p.returncode for p in processes if p.returncode]
+    status = status or (failures[0] if failures else 0)
+    return status if status >= 0 else 128 - status
+
+
+@contextlib.contextmanager
+def _forward_signals(processes: list[subprocess.Popen]) -> Iterator[None]:
+    """Both become SIGTERM, which JAX makes all processes see at the same step."""
+
+    def forward(*_):
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+
+    before = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def parse(arguments: Sequence[str]) -> tuple[int, list[str]]:
+    """Returns the number of processes and what each is to do.
+
+    Raises:
+        UserError: it is not `--num-processes N train CONFIG ...`.
+    """
+    match list(arguments):
+        case ["--num-processes", number, "train", *rest] if number.isdigit():
+            if int(number) >= 1:
+                return int(number), ["train", *rest]
+    raise UserError(
+        "`launch` takes `--num-processes N train CONFIG ...`, N at least 1, got "
+        f"`{' '.join(arguments)}`; see --help."
+    )

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The optimizers, all of optax."""
+
+import functools
+from typing import Any
+
+import jax
+import optax
+
+from experiments.config import OptimizerConfig
+
+MOMENTUM = 0.9
+
+
+@functools.cache  # the same object again, so that nothing is compiled again
+def make_optimizer(
+    config: OptimizerConfig, num_steps: int
+) -> optax.GradientTransformation:
+    """Returns the optimizer that the config names, for a run of so many steps."""
+    optimizer = _by_name(config, make_schedule(config, num_steps))
+    if config.accumulate_steps > 1:
+        return optax.MultiSteps(
+            optimizer, config.accumulate_steps
+        ).gradient_transformation()
+    return optimizer
+
+
+def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule | float:
+    """Returns the learning rate, or how it goes with the number of the update."""
+    rate, warmup = config.learning_rate, config.warmup_steps // config.accumulate_steps
+    updates = max(1, num_steps // config.accumulate_steps)
+    if config.schedule == "cosine":
+        # optax counts the warm-up among the steps of the decay.
+        return optax.warmup_cosine_decay_schedule(
+            rate if warmup == 0 else 0.0, rate, warmup, max(updates, warmup + 1)
+        )
+    return optax.linear_schedule(0.0, rate, warmup) if warmup else rate
+
+
+def is_kernel(params: Any) -> Any:
+    """Which parameters weight decay is for: not scales, nor biases."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def _by_name(
+    config: OptimizerConfig, rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    decay = config.weight_decay
+    match config.name:
+        case "adam":
+            return optax.adam(rate)
+        case "adamw":
+            return optax.adamw(rate, weight_decay=decay, mask=is_kernel)
+        case "lars":
+            return optax.lars(
+                rate,
+                decay,
+                weight_decay_mask=is_kernel,
+                trust_ratio_mask=is_kernel,
+                momentum=MOMENTUM,
+                nesterov=True,
+            )
+        case "momentum":
+            descent = optax.sgd(rate, momentum=MOMENTUM, nesterov=True)
+        case _:
+            descent = optax.sgd(rate)
+    if decay:
+        return optax.chain(optax.add_decayed_weights(decay, is_kernel), descent)
+    return descent

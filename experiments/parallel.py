@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mesh of devices, and the three ways to map a step over it.
+
+`jit` leaves the cut to the compiler, `shard_map` and `pmap` say it; the numbers are the
+same. States are kept whole on every device; batches are cut along their examples.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from experiments.config import ParallelConfig
+from experiments.errors import UserError
+
+AXIS = "data"
+
+
+class Parallel(NamedTuple):
+    """Devices and mode; hashable."""
+
+    mode: str
+    mesh: Mesh
+
+    @property
+    def axis_name(self) -> str | None:
+        """The name that a step sums over; none where the compiler does."""
+        return None if self.mode == "jit" else AXIS
+
+    @property
+    def num_devices(self) -> int:
+        """Of all processes."""
+        return self.mesh.size
+
+    def put_state(self, state: Any) -> Any:
+        """Makes a whole copy on every device."""
+        if self.mode == "pmap":  # of one process
+            num = self.num_devices
+            stacked = jax.tree.map(lambda a: np.stack([np.asarray(a)] * num), state)
+            return jax.device_put(stacked, NamedSharding(self.mesh, P(AXIS)))
+        whole = NamedSharding(self.mesh, P())
+        return jax.tree.map(
+            lambda a: jax.make_array_from_process_local_data(whole, np.asarray(a)),
+            state,
+        )
+
+    def get_state(self, state: Any) -> Any:
+        """Returns the state as arrays of the whole mesh, in every mode the same."""
+        if self.mode != "pmap":
+            return state
+        first = jax.tree.map(lambda a: a.addressable_data(0)[0], state)
+        return jax.device_put(first, NamedSharding(self.mesh, P()))
+
+    def put_batch(self, batch: Any) -> Any:
+        """Cuts this process's share of a batch over its devices."""
+        if self.mode == "pmap":
+            num = self.num_devices
+            return jax.tree.map(lambda a: a.reshape(num, -1, *a.shape[1:]), batch)
+        cut = NamedSharding(self.mesh, P(AXIS))
+        return jax.tree.map(
+            lambda a: jax.make_array_from_process_local_data(cut, a), batch
+        )
+
+    def get_scores(self, scores: Any) -> Any:
+        """Returns scalars that are the same on all devices."""
+        if self.mode != "pmap":
+            return scores
+        return jax.tree.map(lambda a: a.addressable_data(0).reshape(()), scores)
+
+
+@functools.cache  # the same function again, so that nothing is compiled again
+def mapped(parallel: Parallel, step: Callable, task: Any) -> Callable:
+    """Returns `step(task, state, batch)`, compiled and mapped over the devices."""
+    with_task = functools.partial(step, task)
+    if parallel.mode == "pmap":
+        return jax.pmap(with_task, AXIS, devices=list(parallel.mesh.devices.flat))
+    if parallel.mode == "shard_map":
+        with_task = jax.shard_map(
+            with_task,
+            mesh=parallel.mesh,
+            in_specs=(P(), P(AXIS)),
+            out_specs=P(),
+        )
+    return jax.jit(with_task)
+
+
+def make_parallel(config: ParallelConfig) -> Parallel:
+    """Returns the mesh that the config asks for.
+
+    Raises:
+        UserError: there are too few devices.
+    """
+    devices = jax.devices()
+    num = config.num_devices or len(devices)
+    if num > len(devices):
+        raise UserError(
+            f"parallel.num_devices is {num}, but there are {len(devices)} devices "
+            f"({devices[0].platform})."
+        )
+    if num < len(devices) and jax.process_count() > 1:
+        raise UserError(
+            f"parallel.num_devices must be all {len(devices)} devices of the "
+            f"{jax.process_count()} processes, got {num}; leave it out."
+        )
+    mesh = jax.make_mesh(
+        (num,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:num]
+    )
+    return Parallel(config.mode, mesh)
+
+
+def make_devices(num: int | None) -> None:
+    """Makes the CPU into so many devices, if JAX has not begun to use it."""
+    if num is not None:  # at least 1
+        try:
+            jax.config.update("jax_num_cpu_devices", num)
+        except RuntimeError:  # it has; `make_parallel` counts what there is
+            return

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that are stopped, killed or out of room, as real processes; they go on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from experiments.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+STEPS = 120
+ARGUMENTS = [
+    "train", "configs/digits_dense.py", "--train.num-steps", str(STEPS),
+    "--train.checkpoint-every", "30", "--train.log-every", "7",
+]  # fmt: skip
+
+
+def start(folder, *more):
+    command = [
+        sys.executable,
+        "-m",
+        "experiments",
+        *ARGUMENTS,
+        "--workdir",
+        str(folder),
+    ]
+    return subprocess.Popen(
+        [*command, *more],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder, *more):
+    process = start(folder, *more)
+    out, err = process.communicate(timeout=120)
+    assert "Traceback" not in out + err, err
+    return process.returncode, out, err
+
+
+def wait_for(process, happened):
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def lines(folder):
+    """The metrics but for the times."""
+    return [
+        r._replace(ms_per_step=None, images_per_second=None)
+        for r in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+def last_state(folder):
+    """The arrays of the last checkpoint."""
+    manager = ocp.CheckpointManager(folder / "checkpoints")
+    step = manager.latest_step()
+    assert step == STEPS
+    args = ocp.args.Composite(state=ocp.args.StandardRestore())
+    held = manager.restore(step, args=args)["state"]
+    manager.close()
+    import jax
+
+    return jax.tree.leaves(held)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert finish(folder)[0] == 0
+    return folder
+
+
+def check_is(folder, expected):
+    """Bit for bit."""
+    assert lines(folder) == lines(expected)
+    for one, other in zip(last_state(folder), last_state(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(number, tmp_path, uninterrupted):
+    folder = tmp_path / "run"
+    process = start(folder)
+    metrics = folder / "metrics.jsonl"
+    wait_for(process, lambda: metrics.exists() and len(read_metrics(metrics)) > 2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and "Traceback" not in out + err
+    word = "Interrupted" if number == signal.SIGINT else "Stopped by SIGTERM"
+    assert f"{word} after step " in out and "the same command goes on" in out
+    stopped = int(out.split(f"{word} after step ")[1].split(".")[0])
+    status, out, _ = finish(folder)
+    assert status == 0 and f"Going on after step {stopped}." in out
+    check_is(folder, uninterrupted)
+
+
+def test_kill_loses_at_most_the_steps_since_the_last_checkpoint(
+    tmp_path, uninterrupted
+):
+    """Three times, at any moment; the second often while a checkpoint is written."""
+    folder = tmp_path / "run"
+    for wanted in (1, 30, 60):
+        process = start(folder)
+        metrics = folder / "metrics.jsonl"
+
+        def reached(wanted=wanted, metrics=metrics):
+            there = metrics.exists() and [r.step for r in read_metrics(metrics)]
+            return there and there[-1] > wanted
+
+        wait_for(process, reached)
+        process.kill()
+        process.communicate()
+    status, out, _ = finish(folder)
+    assert status == 0 and "Going on after step " in out
+    check_is(folder, uninterrupted)
+
+
+def test_a_finished_run_says_so_again(tmp_path, uninterrupted):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    status, out, _ = finish(folder)
+    assert status == 0 and f"Going on after step {STEPS}." in out
+    assert lines(folder) == lines(uninterrupted)
+
+
+def test_a_broken_checkpoint_is_named_and_stays(tmp_path, uninterrupted):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    step = folder / "checkpoints" / str(STEPS)
+    for file in (step / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"broken")
+    before = (folder / "metrics.jsonl").read_text()
+    status, _, err = finish(folder)
+    assert status == 2
+    assert err.startswith(f"error: checkpoint `{step}` cannot be restored: ")
+    assert (folder / "metrics.jsonl").read_text() == before
+
+
+def test_two_at_once_share_nothing(tmp_path):
+    """The second is refused, of the same config too, and harms nothing."""
+    folder = tmp_path / "run"
+    first = start(folder, "--train.num-steps", "1500")
+    wait_for(first, lambda: (folder / "config.json").exists())
+    for more in ([], ["--seed", "1"], ["--overwrite"]):
+        status, _, err = finish(folder, *more)
+        assert status == 2 and err.startswith(
+            f"error: `{folder}` is in use by another process; "
+        )
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+    assert json.loads((folder / "config.json").read_text())["seed"] == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_full_disk_is_one_line(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("this machine allows no mounts")
+    try:
+        status, out, err = finish(small / "run")
+        assert status == 2, out + err
+        (line,) = err.splitlines()
+        assert "No space left on device" in line and "the same command" in line
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes train as one, over loopback; one that dies takes no other along."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.errors import UserError
+from experiments.launch_command import parse
+from experiments.metrics import read_metrics, series
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder, num_processes, *more, mode="jit"):
+    arguments = [
+        "train", "configs/digits_dense.py", "--workdir", folder,
+        "--train.num-steps", 60, "--parallel.num-devices", 4,
+        "--train.checkpoint-every", 20, "--parallel.mode", mode, *more,
+    ]  # fmt: skip
+    if num_processes > 1:
+        arguments = ["launch", "--num-processes", num_processes, *arguments]
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(*args, **kwargs):
+    process = start(*args, **kwargs)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0 and "Traceback" not in out + err, err[-3000:]
+    return out
+
+
+def curve(folder):
+    records = read_metrics(folder / "metrics.jsonl")
+    assert [r.step for r in records] == list(range(10, 61, 10))
+    return np.array([series(records, n)[1] for n in ("loss", "test_accuracy")])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    finish(folder, 1)
+    return curve(folder)
+
+
+@pytest.mark.parametrize(("num", "mode"), [(2, "shard_map"), (4, "jit")])
+def test_processes_train_as_one(num, mode, tmp_path, alone):
+    folder = tmp_path / "run"
+    out = finish(folder, num, mode=mode)
+    assert out.count("Report: ") == 1  # said once
+    np.testing.assert_allclose(curve(folder), alone, rtol=1e-4)
+
+
+def wait_until(process, folder, step):
+    deadline = time.monotonic() + 120
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and any(r.step >= step for r in read_metrics(metrics))):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+
+
+def test_a_signal_saves_all_and_the_same_command_goes_on(tmp_path, alone):
+    folder = tmp_path / "run"
+    process = start(folder, 2)
+    wait_until(process, folder, 10)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143, (out, err[-3000:])
+    assert "Stopped by SIGTERM after step " in out
+    out = finish(folder, 2)
+    assert "Going on after step " in out
+    np.testing.assert_allclose(curve(folder), alone, rtol=1e-4)
+
+
+def children(process):
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+    )
+    return sorted(map(int, listed.stdout.split()))
+
+
+def test_one_that_dies_ends_all_with_a_clear_message(tmp_path, alone):
+    folder = tmp_path / "run"
+    process = start(folder, 4)
+    wait_until(process, folder, 20)
+    pids = children(process)
+    assert len(pids) == 4
+    os.kill(pids[2], signal.SIGKILL)
+    begin = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 30
+    assert process.returncode != 0
+    assert "goes on from the last checkpoint" in err
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    finish(folder, 4)
+    np.testing.assert_allclose(curve(folder), alone, rtol=1e-4)
+
+
+def test_pmap_is_for_one_process(tmp_path):
+    process = start(tmp_path / "run", 2, mode="pmap")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    text = "error: parallel.mode must be jit or shard_map for 2 processes, got pmap."
+    assert text in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("given", [[], ["--num-processes", "0", "train"], ["train"]])
+def test_mistakes(given):
+    with pytest.raises(UserError, match="`launch` takes `--num-processes N train"):
+        parse(given)
