@@ -48,6 +48,7 @@ def bench(console: Console, config: BenchConfig, workdir: Path) -> None:
     try:
         for answer in rows:
             results["cases"][answer["case"]] = answer["seconds"]
+            results["memory"] = answer.get("memory", {})
             text = json.dumps(results, indent=1) + "\n"
             (workdir / RESULTS).write_text(text, "utf-8")
             if not console.is_terminal:
@@ -58,7 +59,8 @@ def bench(console: Console, config: BenchConfig, workdir: Path) -> None:
         raise
     finally:
         if results["cases"]:
-            console.print(_table(results))
+            layer = config.network == "layer"
+            console.print(_table(results) if layer else _network_table(results))
             console.print(_provenance(results), soft_wrap=True)
             console.print(f"Results: {workdir / RESULTS}", soft_wrap=True)
 
@@ -122,6 +124,23 @@ def _table(results: dict) -> Table:
         cells = [f"{times[n]:.2f}" if n in times else "-" for n in names]
         cells += [f"{over[n]:.2f}" if n in over else "-" for n in names[1:]]
         table.add_row(title, *cells)
+    return table
+
+
+def _network_table(results: dict) -> Table:
+    """Images a second, the ratio of the rounds, and memory, by library."""
+    config = results["config"]
+    shape = " x ".join(map(str, config["shape"]))
+    table = Table(title=f"A training step of {config['network']}, {shape}")
+    for heading in ("norm", "ms", "images/s", "time / jaxbn's", "memory, MB"):
+        table.add_column(heading, justify="left" if heading == "norm" else "right")
+    ((_, seconds),) = results["cases"].items()
+    times, over = medians(seconds), ratios(seconds) | {"jaxbn": 1.0}
+    for name, time in times.items():
+        images = 1e3 * config["shape"][0] / time
+        memory = results["memory"][name] / 1e6
+        cells = f"{time:.1f}", f"{images:.1f}", f"{over[name]:.3f}", f"{memory:.0f}"
+        table.add_row(name, *cells)
     return table
 
 

@@ -45,14 +45,34 @@ def versions() -> dict[str, str]:
     return found
 
 
+def time_network(config: BenchConfig) -> None:
+    """Times the training step of a network with each library's norm."""
+    from experiments.bench_network import TITLE, make_network_step
+
+    made = {name: make_network_step(name, config) for name in LIBRARIES}
+    steps = {name: step for name, step in made.items() if step is not None}
+    runs = {name: step.run for name, step in steps.items()}
+    answer = {
+        "case": TITLE,
+        "seconds": time_in_turn(runs, config.rounds),
+        "memory": {name: step.memory for name, step in steps.items()},
+    }
+    print(json.dumps(answer), flush=True)
+
+
 def main() -> None:
     """Times every case; the parent ends it by closing the pipe or a signal."""
     fields = json.loads(sys.stdin.readline())
     config = BenchConfig(**{**fields, "shape": tuple(fields["shape"])})
     jax.config.update("jax_num_cpu_devices", max(case.shards for case in BENCH_CASES))
     device = jax.devices()[0].device_kind
-    about = {"versions": versions(), "device": device, "num_cases": len(BENCH_CASES)}
+    layer = config.network == "layer"
+    num_cases = len(BENCH_CASES) if layer else 1
+    about = {"versions": versions(), "device": device, "num_cases": num_cases}
     print(json.dumps(about), flush=True)
+    if not layer:
+        time_network(config)
+        return
     for case in BENCH_CASES:
         made = {name: make_step(name, case, config) for name in LIBRARIES}
         steps = {name: step for name, step in made.items() if step is not None}

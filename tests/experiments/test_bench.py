@@ -16,13 +16,6 @@ CONFIG = BenchConfig(name="tiny", shape=(8, 4, 4, 2), rounds=2)
 BY_TITLE = {case.title: case for case in BENCH_CASES}
 
 
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Flax relies on implicit promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 @pytest.mark.parametrize("title", BY_TITLE)
 def test_the_libraries_compute_the_same(title):
     """Output, running statistics, gradients; outputs where positions count."""
@@ -60,6 +53,20 @@ def test_command(tmp_path):
     for seconds in written["cases"].values():
         assert all(len(times) == 2 for times in seconds.values())
         assert {"jaxbn", "flax"} <= set(seconds)
+
+
+def test_network_command(tmp_path):
+    result = run(
+        "bench", "configs/bench_resnet50.py", "--workdir", tmp_path,
+        "--network", "resnet18", "--shape", "2", "16", "16", "3", "--rounds", "2",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (
+        "images/s" in result.stdout and "A training step of resnet18" in result.stdout
+    )
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert set(written["cases"]["training step"]) == {"jaxbn", "flax"}
+    assert min(written["memory"].values()) > 1e8  # parameters and momentum alone
 
 
 def test_a_config_of_the_other_kind_is_refused():
