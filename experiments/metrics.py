@@ -16,6 +16,7 @@ class Record(NamedTuple):
     accuracy: float | None = None
     ms_per_step: float | None = None
     images_per_second: float | None = None
+    data_wait: float | None = None  # the part of the time in which a step has no data
     test_loss: float | None = None
     test_accuracy: float | None = None
     average_test_loss: float | None = None

@@ -24,6 +24,8 @@ def describe(record: Record) -> str:
         parts.append(f"{record.ms_per_step:.2f} ms/step")
     if record.images_per_second is not None:
         parts.append(f"{record.images_per_second:.0f} images/s")
+    if record.data_wait is not None and record.data_wait > 0.05:
+        parts.append(f"{record.data_wait:.0%} of the time waiting for data")
     return ", ".join(parts)
 
 

@@ -96,4 +96,6 @@ def _table(runs: list[Shown]) -> Table:
 
 def _last(records: list[Record], measure: str) -> str:
     _, values = series(records, measure)
-    return f"{values[-1]:.4g}" if values and math.isfinite(values[-1]) else "-"
+    if not values or not math.isfinite(values[-1]):
+        return "-"
+    return f"{values[-1]:,.0f}" if values[-1] >= 1000 else f"{values[-1]:.4g}"

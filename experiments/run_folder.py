@@ -101,7 +101,7 @@ def _differences(
 
 
 def record(
-    path: Path, records: Iterable[Record], show: Callable[[Record], None]
+    path: Path, records: Iterable[Record], show: Callable[[Record], object]
 ) -> list[Record]:
     """Writes each record to the run's metrics as it comes, shows it, returns all."""
     written = []

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments.checkpoints import Checkpoints
 from experiments.config import ExperimentConfig
+from experiments.events import Events
 from experiments.metrics import cut_after, read_metrics, series
 from experiments.plots import Run, curves
 from experiments.processes import end_lost, first_does, is_first, join
@@ -79,11 +80,17 @@ def _train(
     ):
         progress.start_run(config.name)
         records = train(config, checkpoints=checkpoints, stop=request)
-        if is_first():
-            cut_after(workdir / METRICS, checkpoints.latest or 0)
-            record(workdir, records, progress.show)
-        else:
+        if not is_first():
             collections.deque(records, maxlen=0)
+            return
+        begin = checkpoints.latest or 0
+        cut_after(workdir / METRICS, begin)
+        show = [progress.show]
+        with contextlib.ExitStack() as held:
+            if config.train.tensorboard:
+                events = Events(workdir, begin=begin)
+                show.append(held.enter_context(contextlib.closing(events)).write)
+            record(workdir, records, lambda one: [each(one) for each in show])
 
 
 def _say_stopped(console: Console, workdir: Path, stopped: Stopped) -> int:

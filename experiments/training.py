@@ -102,7 +102,9 @@ class Loop:
 
     def step(self, *, wait: bool) -> None:
         """Takes one step; waits for the device where asked."""
-        batch = self._run.parallel.put_batch(next(self._stream))
+        with self.window.waiting():
+            batch = next(self._stream)
+        batch = self._run.parallel.put_batch(batch)
         with self.window.timed():
             self._state, scores = self._step(self._state, batch)
             self.window.add(self._run.parallel.get_scores(scores), wait=wait)

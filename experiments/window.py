@@ -18,16 +18,23 @@ class Window:
     def __init__(self, values: Sequence[Sequence[float]] = ()):
         """Goes on from values that a checkpoint kept."""
         self._scores = [Scores(*map(jnp.float32, v)) for v in values]
-        self._seconds = 0.0
+        self._seconds = self._waited = 0.0
         self._timed = 0
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
-        """Measures one step."""
+        """Measures one step, without its wait for data."""
         start = time.perf_counter()
         yield
         self._seconds += time.perf_counter() - start
         self._timed += 1
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Measures how long a step has to wait for its data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
 
     def add(self, scores: Scores, *, wait: bool) -> None:
         """Adds those of a step; waits for the device where asked."""
@@ -52,11 +59,13 @@ class Window:
         values = self.values()
         total = sum(count for *_, count in values)
         seconds, timed = self._seconds, max(1, self._timed)
+        whole = seconds + self._waited
         fields = {
             "loss": sum(loss * count for loss, _, count in values) / total,
             "accuracy": sum(right * count for _, right, count in values) / total,
             "ms_per_step": 1e3 * seconds / timed,
-            "images_per_second": total / len(values) * timed / seconds,
+            "images_per_second": total / len(values) * timed / whole,
+            "data_wait": self._waited / whole,
         }
         self.__init__()
         return fields

@@ -17,10 +17,11 @@ from experiments.config.train import TrainConfig
 class ModelConfig:
     """The network."""
 
-    name: Literal["dense", "conv", "resnet18", "resnet34", "resnet50", "resnet101"] = (
-        "dense"
-    )
-    """dense: 128 and 64 hidden units; conv: 32 channels of 3x3; norm before ReLU.
+    name: Literal[
+        "dense", "conv", "gru", "lstm", "resnet18", "resnet34", "resnet50", "resnet101"
+    ] = "dense"
+    """dense: 128 and 64 hidden units; conv: 32 channels of 3x3; norm before ReLU. gru,
+    lstm: read an image row by row, 64 units, norm before and after the cell.
     resnet...: v1.5, with the stem of CIFAR up to 64 pixels, that of ImageNet above."""
 
 

@@ -27,6 +27,8 @@ class TrainConfig:
     """Keeps an average of the weights, in (0, 1): average = average_decay * average +
     (1 - average_decay) * weights after each step. It is evaluated after the last step,
     by the statistics of the training examples. None: no average."""
+    tensorboard: bool = False
+    """Writes the metrics as TensorBoard's events too; needs the extra `tensorboard`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters and statistics are float32."""
 

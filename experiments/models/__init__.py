@@ -7,11 +7,12 @@ from flax import linen as nn
 
 from experiments.config import ExperimentConfig, NormConfig
 from experiments.models.norms import make_norm
+from experiments.models.recurrent import RECURRENT
 from experiments.models.resnet import RESNETS
 from experiments.models.small import Conv, Dense
 from experiments.parallel import Parallel
 
-NETWORKS = {"dense": Dense, "conv": Conv, **RESNETS}
+NETWORKS = {"dense": Dense, "conv": Conv, **RECURRENT, **RESNETS}
 
 
 def make_model(

@@ -60,7 +60,7 @@ def wait_for(process, happened):
 def lines(folder):
     """The metrics but for the times."""
     return [
-        r._replace(ms_per_step=None, images_per_second=None)
+        r._replace(ms_per_step=None, images_per_second=None, data_wait=None)
         for r in read_metrics(folder / "metrics.jsonl")
     ]
 

@@ -79,6 +79,8 @@ def test_a_signal_saves_all_and_the_same_command_goes_on(tmp_path, alone):
     out = finish(folder, 2)
     assert "Going on after step " in out
     np.testing.assert_allclose(curve(folder), alone, rtol=1e-4)
+    finish(tmp_path / "whole", 2)  # bit for bit what two processes give uninterrupted
+    np.testing.assert_array_equal(curve(folder), curve(tmp_path / "whole"))
 
 
 def children(process):

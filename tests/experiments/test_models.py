@@ -5,8 +5,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.config import ExperimentConfig, ModelConfig, NormConfig
+from experiments.config import (
+    ExperimentConfig,
+    ModelConfig,
+    NormConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from experiments.models import make_model as make
+from experiments.training import train
 
 X = jnp.ones((4, 8, 8, 1))
 
@@ -42,6 +49,25 @@ def test_conv(kind):
     kernels, stats = shapes("conv", kind)
     assert kernels == [(3, 3, 1, 32), (2048, 10)]
     assert stats == ([(32,)] if kind == "batch" else [])
+
+
+@pytest.mark.parametrize("kind", ["batch", "layer", "none"])
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_recurrent(name, kind, x):
+    """It learns the digits, and keeps statistics in both places."""
+    loop = TrainConfig(num_steps=60, eval_every=60, log_every=20)
+    config = ExperimentConfig(
+        name="a",
+        model=ModelConfig(name=name),
+        norm=NormConfig(kind=kind),
+        optimizer=OptimizerConfig(name="adam", learning_rate=0.01),
+        train=loop,
+    )
+    records = list(train(config))
+    assert records[-1].test_accuracy > 0.8
+    model = make(config, 10)
+    stats = model.init(jax.random.key(0), x, train=True).get("batch_stats", {})
+    assert [s["mean"].shape for s in stats.values()] == [(64,)] * 2 * (kind == "batch")
 
 
 @pytest.mark.parametrize("kind", ["renorm", "group", "layer"])

@@ -30,14 +30,18 @@ def short(**changes) -> ExperimentConfig:
 
 
 def without_times(records):
-    return [r._replace(ms_per_step=None, images_per_second=None) for r in records]
+    return [
+        r._replace(ms_per_step=None, images_per_second=None, data_wait=None)
+        for r in records
+    ]
 
 
 def test_records_come_when_they_are_due():
     records = list(train(short()))
     assert [r.step for r in records if r.loss is not None] == [5, 10, 15, 20, 25]
     assert [r.step for r in records if r.test_loss is not None] == [10, 20, 25]
-    assert all(r.ms_per_step > 0 for r in records if r.loss is not None)
+    logged = [r for r in records if r.loss is not None]
+    assert all(r.ms_per_step > 0 and 0 <= r.data_wait < 1 for r in logged)
 
 
 def test_the_same_config_gives_the_same_numbers():
