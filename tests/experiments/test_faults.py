@@ -155,15 +155,16 @@ def test_a_broken_checkpoint_is_named_and_stays(tmp_path, uninterrupted):
 def test_two_at_once_share_nothing(tmp_path):
     """The second is refused, of the same config too, and harms nothing."""
     folder = tmp_path / "run"
-    first = start(folder, "--train.num-steps", "1500")
+    first = start(folder, "--train.num-steps", "1000000")
     wait_for(first, lambda: (folder / "config.json").exists())
     for more in ([], ["--seed", "1"], ["--overwrite"]):
         status, _, err = finish(folder, *more)
         assert status == 2 and err.startswith(
             f"error: `{folder}` is in use by another process; "
         )
+    first.terminate()
     first.communicate(timeout=60)
-    assert first.returncode == 0
+    assert first.returncode == 128 + signal.SIGTERM
     assert json.loads((folder / "config.json").read_text())["seed"] == 0
 
 
