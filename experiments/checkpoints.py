@@ -6,6 +6,8 @@ data's iterator. All random numbers are functions of seed and step.
 """
 
 import contextlib
+import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from experiments.steps import TrainState
 
 FOLDER = "checkpoints"
 BEST = "test_accuracy"
+BLOCKS = 2 * 4096  # what a small file takes on disk, and its share of the folders
 
 
 class Checkpoints:
@@ -29,6 +32,7 @@ class Checkpoints:
         """Opens the folder; what a killed run left unfinished goes."""
         # Orbax prints tracebacks from its threads; what they say is raised as well.
         absl_logging.set_verbosity(absl_logging.FATAL)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         policy = ocp.checkpoint_managers.preservation_policy
         keep = policy.AnyPreservationPolicy(
             [
@@ -57,6 +61,7 @@ class Checkpoints:
         if step == self.latest:
             return
         with self._write_errors():
+            self._check_room(state)
             self._manager.save(step, args=items, metrics={BEST: accuracy}, force=True)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -87,15 +92,21 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.close()
 
+    def _check_room(self, state: TrainState) -> None:
+        """Orbax says in many ways that there is none; here, once, before it writes."""
+        leaves = jax.tree.leaves(state)
+        needed = sum(leaf.nbytes for leaf in leaves) + BLOCKS * len(leaves)
+        if shutil.disk_usage(self._folder).free < needed:
+            raise OSError(f"No space left on device for {needed / 1e6:.1f} MB")
+
     @contextlib.contextmanager
     def _write_errors(self) -> Iterator[None]:
         """What a full disk makes Orbax raise, also later than at the save."""
         try:
             yield
         except Exception as error:  # it is not limited
-            full = "No space left on device" in str(error)
             lines = str(error).strip().splitlines() or ["no message"]
-            reason = "No space left on device" if full else lines[0]
+            reason = lines[0] if len(lines[0]) < 100 else f"{lines[0][:100]} ..."
             raise UserError(
                 f"a checkpoint in `{self._folder}` cannot be written: {reason}. Make "
                 "room; the same command then goes on from the checkpoint before."
