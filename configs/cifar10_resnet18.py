@@ -8,9 +8,8 @@ Python version, unpacked. Crops and mirrored images, momentum, cosine schedule, 
 decay on kernels only.
 
 Cost: not run here; 78,200 steps of 128 images, hours on one accelerator.
-Expected: about 93 to 95 % of the test images right, which is what is published for this
-network and recipe (He et al. 2015, https://arxiv.org/abs/1512.03385, section 4.2, has
-91 to 93.6 % for networks of its kind); not verified here.
+Expected: He et al. 2015 (https://arxiv.org/abs/1512.03385, section 4.2) have 91 to
+93.6 % of the test images right with thinner networks of this kind; not verified here.
 """
 
 from experiments.config import (

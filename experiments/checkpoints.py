@@ -18,9 +18,9 @@ from absl import logging as absl_logging
 
 from experiments.config import TrainConfig
 from experiments.errors import UserError
+from experiments.run_folder import CHECKPOINTS
 from experiments.steps import TrainState
 
-FOLDER = "checkpoints"
 BEST = "test_accuracy"
 BLOCKS = 2 * 4096  # what a small file takes on disk, and its share of the folders
 
@@ -43,7 +43,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep, cleanup_tmp_directories=True
         )
-        self._folder = (folder / FOLDER).absolute()
+        self._folder = (folder / CHECKPOINTS).absolute()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     @property

@@ -114,7 +114,7 @@ def make_parallel(config: ParallelConfig) -> Parallel:
 
 def make_devices(num: int | None) -> None:
     """Makes the CPU into so many devices, if JAX has not begun to use it."""
-    if num is not None:  # at least 1
+    if num is not None:
         try:
             jax.config.update("jax_num_cpu_devices", num)
         except RuntimeError:  # it has; `make_parallel` counts what there is

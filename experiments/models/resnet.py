@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from experiments.models.norms import Norm
 
-PRECISE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class BasicBlock(nn.Module):
@@ -127,7 +127,7 @@ def _conv(
         padding=[(k // 2, k // 2) for k in size],
         use_bias=False,
         dtype=dtype,
-        kernel_init=PRECISE,
+        kernel_init=KERNEL_INIT,
         name=name,
     )
 
