@@ -12,18 +12,27 @@ class DataConfig:
     """The examples."""
 
     name: Literal[
-        "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"
+        "digits",
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "image_folder",
+        "tfds",
     ] = "digits"
     """digits: scikit-learn's, 8x8, shipped with it; mnist, fashion_mnist: idx files;
     cifar10, cifar100: the binary or the Python version; image_folder: train/ and val/
-    (or test/), each with a folder of images for each class."""
+    (or test/), each with a folder of images for each class; tfds: ArrayRecord files
+    prepared by TensorFlow Datasets (`file_format="array_record"`), the folder of one
+    version; needs the extra `tfds`, not TensorFlow."""
     path: str | None = None
     """The folder that the files are in; not for digits."""
     batch_size: int = 64
     """Examples a step, of all devices and processes together, at least 2."""
     image_size: int | None = None
-    """Height and width, at least 8: for image_folder, which needs it. In training a
-    random crop is resized to it, in evaluation the middle of the image."""
+    """Height and width, at least 8: for image_folder, and for tfds where the images
+    differ in size. In training a random crop is resized to it, in evaluation the middle
+    of the image."""
     crop_padding: int = 0
     """Augmentation: each training image is padded by so many pixels and cropped at a
     random place, at least 0."""
@@ -41,10 +50,11 @@ class DataConfig:
         given = self.path is not None
         rule = f"{'given' if wants_path else 'left out'} for {self.name}"
         require(given == wants_path, "data.path", rule, self.path)
-        wants_size = self.name == "image_folder"
         size = self.image_size
-        rule = (
-            "at least 8 for image_folder" if wants_size else "left out but for folders"
-        )
-        fits = size is not None and size >= 8 if wants_size else size is None
+        if self.name == "image_folder":
+            rule, fits = "at least 8 for image_folder", size is not None and size >= 8
+        elif self.name == "tfds":
+            rule, fits = ">= 8", size is None or size >= 8
+        else:
+            rule, fits = "left out but for image_folder and tfds", size is None
         require(fits, "data.image_size", rule, size)

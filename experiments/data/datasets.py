@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from experiments.config import DataConfig
-from experiments.data import cifar, digits, idx, image_folder
+from experiments.data import cifar, digits, idx, image_folder, tfds_folder
 from experiments.data.examples import Dataset
 from experiments.errors import UserError
 
@@ -20,6 +20,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     folder = Path(config.path or "")
     if config.name == "image_folder":
         dataset = image_folder.load(folder, config.image_size or 0)
+    elif config.name == "tfds":
+        dataset = tfds_folder.load(folder, config.image_size)
     elif config.name in cifar.VERSIONS:
         dataset = cifar.load(folder, config.name)
     else:

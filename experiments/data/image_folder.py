@@ -2,19 +2,16 @@
 """Folders of images, a folder for each class, read as they are needed."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from experiments.data.examples import Dataset, as_float
+from experiments.data.crops import resized
+from experiments.data.examples import Dataset
 from experiments.errors import UserError
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm"}
-AREA = (0.08, 1.0)  # of the image that a random crop has
-RATIO = (3 / 4, 4 / 3)  # of its width to its height
-MIDDLE = 0.875  # of the shorter side, in evaluation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,10 +37,7 @@ class FolderSource:
             raise UserError(
                 f"`{path}` is not an image that can be read: {error}."
             ) from error
-        box = _middle(image.size) if rng is None else _random_box(image.size, rng)
-        size = (self.size, self.size)
-        image = image.resize(size, Image.Resampling.BILINEAR, box=box)
-        return as_float(np.asarray(image)), int(self.label[index])
+        return resized(image, self.size, rng), int(self.label[index])
 
 
 def load(folder: Path, size: int) -> Dataset:
@@ -79,25 +73,3 @@ def _list(folder: Path, classes: list[str], size: int) -> FolderSource:
         kinds = ", ".join(sorted(SUFFIXES))
         raise UserError(f"`{folder}` has no images ({kinds}) in its classes' folders.")
     return FolderSource(paths, np.asarray(labels, np.int32), size)
-
-
-def _middle(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    width, height = size
-    side = MIDDLE * min(size)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
-
-
-def _random_box(
-    size: tuple[int, int], rng: np.random.Generator
-) -> tuple[float, float, float, float]:
-    """A part of random area and shape (Szegedy et al. 2015, section 6)."""
-    width, height = size
-    for _ in range(10):
-        area = width * height * rng.uniform(AREA[0], AREA[1])
-        ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
-        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
-        if w <= width and h <= height:
-            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
-            return left, top, left + w, top + h
-    return _middle(size)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of TensorFlow Datasets in ArrayRecord files, read without TensorFlow."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiments.data.crops import resized
+from experiments.data.examples import Dataset, as_float
+from experiments.errors import UserError
+
+INFO, FEATURES = "dataset_info.json", "features.json"
+TESTS = ("test", "validation", "val")
+MADE_BY = (
+    "TensorFlow Datasets writes it: "
+    '`tfds.builder(NAME, file_format="array_record").download_and_prepare()`'
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TfdsSource:
+    """Examples in ArrayRecord files, by index."""
+
+    records: Sequence[Any]
+    folder: Path
+    split: str
+    size: int | None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def load(
+        self, index: int, rng: np.random.Generator | None
+    ) -> tuple[np.ndarray, int]:
+        """Returns the image, or where sizes differ a part of it, and the label."""
+        try:
+            example = self.records[index]
+        except Exception as error:  # whatever its parsers and decoders raise
+            raise UserError(
+                f"`{self.folder}`: example {index} of `{self.split}` cannot be read: "
+                f"{error}."
+            ) from error
+        image, label = example["image"], int(example["label"])
+        if self.size is None:
+            return as_float(image), label
+        plain = image[..., 0] if image.shape[-1] == 1 else image
+        return resized(Image.fromarray(plain), self.size, rng), label
+
+
+def load(folder: Path, size: int | None) -> Dataset:
+    """Opens the splits `train` and `test` (or `validation`); checks every file."""
+    builder = _builder(folder)
+    splits = builder.info.splits
+    test = next((name for name in TESTS if name in splits), None)
+    if "train" not in splits or test is None:
+        raise UserError(
+            f"`{folder}` must have the splits `train` and one of {', '.join(TESTS)}, "
+            f"got {', '.join(splits) or 'none'}."
+        )
+    num_classes = _check_features(builder.info.features, folder, size)
+    sources = []
+    for split in ("train", test):
+        for path, count in zip(
+            splits[split].filepaths, splits[split].shard_lengths, strict=True
+        ):
+            _check_shard(Path(path), count)
+        records = builder.as_data_source(split)
+        sources.append(TfdsSource(records, folder, split, size))
+    return Dataset(*sources, num_classes)
+
+
+def _builder(folder: Path) -> Any:
+    """The library's reader of the folder."""
+    for name in (INFO, FEATURES):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"data.path `{folder}` lacks `{name}`; give the folder of a version, "
+                f"such as `cifar10/3.0.2`. {MADE_BY}."
+            )
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            "data.name `tfds` needs TensorFlow Datasets, without TensorFlow; `pip "
+            "install 'jaxbn[tfds]'`, or '.[tfds]' in a checkout."
+        ) from error
+    try:
+        builder = tfds.builder_from_directory(folder)
+        file_format = builder.info.file_format.value
+    except Exception as error:  # its parsers raise many kinds
+        raise UserError(
+            f"`{folder / INFO}` or `{FEATURES}` cannot be read: {error}"
+        ) from error
+    if file_format != "array_record":
+        raise UserError(
+            f"`{folder}` holds {file_format} files, which cannot be read by index. "
+            f"{MADE_BY}."
+        )
+    return builder
+
+
+def _check_features(features: Any, folder: Path, size: int | None) -> int:
+    """Checks that there are images and labels; returns the number of classes."""
+    if not {"image", "label"} <= set(features):
+        raise UserError(
+            f"`{folder / FEATURES}` must have the features `image` and `label`, got "
+            f"{', '.join(features)}."
+        )
+    if not hasattr(features["label"], "num_classes"):
+        raise UserError(f"`{folder / FEATURES}`: `label` must be a ClassLabel.")
+    if size is None and None in features["image"].shape:
+        raise UserError(
+            f"`{folder}` has images of several sizes; data.image_size says to which "
+            "they are brought."
+        )
+    return features["label"].num_classes
+
+
+def _check_shard(path: Path, count: int) -> None:
+    """Checks that the file is there, whole, and has its examples."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    if not path.is_file():
+        raise UserError(f"`{path}` is missing.")
+    try:
+        reader = ArrayRecordReader(str(path))
+        found = reader.num_records()
+        reader.close()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"`{path}` is not a whole ArrayRecord file: {error}."
+        ) from error
+    if found != count:
+        raise UserError(f"`{path}` has {found} examples, `{INFO}` says {count}.")
