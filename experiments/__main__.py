@@ -1,20 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: `python -m experiments COMMAND ...`."""
 
-import dataclasses
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Any
 
 import tyro
 from rich.console import Console
 
-from experiments.config import BenchConfig, ExperimentConfig, StudyConfig
+from experiments.arguments import (
+    BenchArguments,
+    DemoArguments,
+    LabArguments,
+    ReportArguments,
+    StudyArguments,
+    TrainArguments,
+)
+from experiments.config import (
+    AdaptationStudy,
+    BenchConfig,
+    ExperimentConfig,
+    StudyConfig,
+)
 from experiments.errors import UserError
-from experiments.loading import available, load
+from experiments.loading import FOLDER, STUDIES, available, load
 
-Study = TypeVar("Study", bound=StudyConfig)
 HELP = """\
 usage: python -m experiments COMMAND ...
 
@@ -22,7 +34,10 @@ usage: python -m experiments COMMAND ...
       Trains what a config file says, or goes on where that run stopped. Any field can
       be changed on the command line; `train CONFIG --help` lists them all.
   study CONFIG [--workdir DIR] [--FIELD VALUE ...]
-      Runs a study: trains what it compares, prints a table, draws a figure.
+      Puts a claim to the test: trains what it compares, or what is missing of it, and
+      applies the rule that the config has.
+  lab [--workdir DIR] [--overwrite]
+      Runs all studies in configs/studies, and writes one report of their verdicts.
   report RUN [RUN ...] [--output FILE]
       Draws the curves of one or several runs' folders side by side, on one page.
   launch --num-processes N train CONFIG ...
@@ -43,59 +58,6 @@ examples:
 
 configs:
 """
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainArguments:
-    """Trains what a config file says, with these fields changed."""
-
-    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
-    workdir: Path | None = None
-    """The run's folder; runs/NAME unless given."""
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Replace a run that the folder holds."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchArguments:
-    """Times one layer as a config file says, with these fields changed."""
-
-    config: Annotated[BenchConfig, tyro.conf.arg(name="")]
-    workdir: Path | None = None
-    """The folder of the results; runs/NAME unless given. Earlier ones are replaced."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyArguments(Generic[Study]):
-    """Runs a study as a config file says, with these fields changed."""
-
-    config: Annotated[Study, tyro.conf.arg(name="")]
-    workdir: Path | None = None
-    """The folder of the results; runs/NAME unless given. Earlier ones are replaced."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReportArguments:
-    """Draws the curves of one or several runs side by side, on one page."""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """The folders of the runs."""
-    output: Path = Path("runs/report.html")
-    """The page."""
-
-    def __post_init__(self):
-        """Checks that there is one."""
-        if not self.runs:
-            raise ValueError("`report` takes at least one run's folder.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoArguments:
-    """Trains two networks on handwritten digits, with and without batch norm."""
-
-    workdir: Path = Path("runs/demo")
-    """The folder of the report and of the runs' folders; runs of an earlier demo in it
-    are replaced."""
 
 
 def help_text() -> str:
@@ -164,20 +126,52 @@ def study_command(arguments: Sequence[str], console: Console) -> None:
     """`study CONFIG ...`."""
 
     def make(path: Path):
-        config = load(path, StudyConfig)
-        return StudyArguments[type(config)], StudyArguments(config=config)
+        config: Any = load(path, STUDIES)
+        kind: Any = StudyArguments
+        return kind[type(config)], StudyArguments(config=config)
 
     chosen = configured("study", arguments, console, make)
     if chosen is None:
         return
-    from experiments.study_command import study
+    config, command = (
+        chosen.config,
+        f"python -m experiments study {' '.join(arguments)}",
+    )
+    workdir = chosen.workdir or Path("runs/lab") / config.name
+    with said_if_interrupted(console):
+        if isinstance(config, AdaptationStudy):
+            from experiments.study_command import study as adapt
 
-    workdir = chosen.workdir or Path("runs") / chosen.config.name
-    command = f"python -m experiments study {' '.join(arguments)}"
+            adapt(console, config, workdir, command)
+        else:
+            from experiments.lab.lab_command import study
+
+            study(console, config, workdir, command, overwrite=chosen.overwrite)
+
+
+def lab_command(arguments: Sequence[str], console: Console) -> None:
+    """`lab ...`."""
+    prog = "python -m experiments lab"
+    chosen = tyro.cli(LabArguments, prog=prog, args=arguments)
+    from experiments.lab.lab_command import lab
+
+    studies = [(load(path, STUDIES), path) for path, _ in available(FOLDER / "studies")]
+    claims = [(c, path) for c, path in studies if isinstance(c, StudyConfig)]
+    command = " ".join([prog, *arguments])
+    with said_if_interrupted(console):
+        lab(console, claims, chosen.workdir, command, overwrite=chosen.overwrite)
+
+
+@contextlib.contextmanager
+def said_if_interrupted(console: Console) -> Iterator[None]:
+    """On Ctrl-C, says what becomes of the runs."""
     try:
-        study(console, chosen.config, workdir, command)
+        yield
     except KeyboardInterrupt:
-        console.print("Interrupted; a study is short, and begins anew.")
+        console.print(
+            "Interrupted. Finished runs are kept; the same command goes on.",
+            soft_wrap=True,
+        )
         raise
 
 
@@ -219,6 +213,7 @@ COMMANDS = {
     "report": report_command,
     "launch": launch_command,
     "study": study_command,
+    "lab": lab_command,
     "bench": bench_command,
     "demo": demo_command,
 }

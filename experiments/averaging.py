@@ -53,6 +53,7 @@ def _forward(model: nn.Module) -> Callable[[Any, Batch], Any]:
             train=True,
             mask=batch.mask,
             mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
         )
 
     return apply

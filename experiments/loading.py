@@ -6,11 +6,17 @@ import runpy
 from pathlib import Path
 from typing import TypeVar
 
-from experiments.config import BenchConfig, ExperimentConfig, StudyConfig
+from experiments.config import (
+    AdaptationStudy,
+    BenchConfig,
+    ExperimentConfig,
+    StudyConfig,
+)
 from experiments.errors import UserError
 
 FOLDER = Path("configs")
-Config = TypeVar("Config", ExperimentConfig, BenchConfig, StudyConfig)
+STUDIES = (StudyConfig, AdaptationStudy)
+Config = TypeVar("Config")
 
 
 def available(folder: Path = FOLDER) -> list[tuple[Path, str]]:
@@ -27,12 +33,16 @@ def _first_line(path: Path) -> str:
     return (text or "").partition("\n")[0]
 
 
-def load(path: Path, kind: type[Config]) -> Config:
+def load(path: Path, kind: type[Config] | tuple[type[Config], ...]) -> Config:
     """Runs a config file and returns what its `get_config()` returns, of this kind.
+
+    Of several kinds, the first is the one that errors name.
 
     Raises:
         UserError: whatever is wrong with the file, in one line.
     """
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    name = kinds[0].__name__
     if not path.is_file():
         others = ", ".join(str(p) for p, _ in available()) or "none"
         raise UserError(f"config `{path}` is not a file; there are: {others}.")
@@ -41,7 +51,7 @@ def load(path: Path, kind: type[Config]) -> Config:
         if not callable(names.get("get_config")):
             raise UserError(
                 f"config `{path}` has no function `get_config()`; it must return an "
-                f"`{kind.__name__}`."
+                f"`{name}`."
             )
         config = names["get_config"]()
     except UserError:
@@ -55,16 +65,13 @@ def load(path: Path, kind: type[Config]) -> Config:
         raise UserError(
             f"config `{path}` fails: {type(error).__name__}: {reason}."
         ) from error
-    if not isinstance(config, kind):
-        takes = {
-            ExperimentConfig: "train",
-            BenchConfig: "bench",
-            StudyConfig: "study",
-        }
-        fits = (name for of, name in takes.items() if isinstance(config, of))
-        hint = "".join(f"; `{name}` takes it" for name in fits)
+    if not isinstance(config, kinds):
+        takes: dict[type, str] = {ExperimentConfig: "train", BenchConfig: "bench"}
+        takes |= dict.fromkeys(STUDIES, "study")
+        fits = (command for of, command in takes.items() if isinstance(config, of))
+        hint = "".join(f"; `{command}` takes it" for command in fits)
         raise UserError(
-            f"config `{path}`: `get_config()` must return an `{kind.__name__}`, got "
+            f"config `{path}`: `get_config()` must return an `{name}`, got "
             f"{type(config).__name__}{hint}."
         )
     return config

@@ -49,6 +49,8 @@ def _by_name(
     match config.name:
         case "adam":
             return optax.adam(rate)
+        case "rmsprop":
+            return optax.rmsprop(rate)
         case "adamw":
             return optax.adamw(rate, weight_decay=decay, mask=is_kernel)
         case "lars":

@@ -19,6 +19,9 @@ STYLES: list[tuple[str, Any]] = [
     ("#009E73", "-."),
     ("#CC79A7", ":"),
     ("#000000", (0, (6, 1, 1, 1, 1, 1))),
+    ("#E69F00", (0, (4, 1))),
+    ("#56B4E9", (0, (1, 1))),
+    ("#777777", (0, (8, 2, 2, 2))),
 ]
 RENDERING: Any = {"svg.hashsalt": "jaxbn", "svg.fonttype": "path", "font.size": 11}
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`study`: runs one study, prints its table, and leaves a page and figures."""
+"""`study` of test-time adaptation: prints its table, leaves a page and figures."""
 
-import importlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,26 +8,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from experiments.config import (
-    AdaptationStudy,
-    BatchSizeStudy,
-    InferenceStudy,
-    StudyConfig,
-)
+from experiments.config import AdaptationStudy
 from experiments.report import print_table, write_report
 from experiments.run_folder import REPORT
-
-MODULES: dict[type[StudyConfig], str] = {
-    AdaptationStudy: "adaptation",
-    BatchSizeStudy: "batch_size",
-    InferenceStudy: "inference",
-}
+from experiments.studies import adaptation
 
 
-def study(console: Console, config: StudyConfig, workdir: Path, command: str) -> None:
-    """Runs the study of this kind of config."""
+def study(
+    console: Console, config: AdaptationStudy, workdir: Path, command: str
+) -> None:
+    """Runs the study."""
     workdir.mkdir(parents=True, exist_ok=True)
-    module = importlib.import_module(f"experiments.studies.{MODULES[type(config)]}")
 
     def progress(items: Iterable[Any], title: str) -> Iterable[Any]:
         if not console.is_terminal:
@@ -36,7 +26,7 @@ def study(console: Console, config: StudyConfig, workdir: Path, command: str) ->
         hidden = not console.is_terminal
         return track(items, title, console=console, transient=True, disable=hidden)
 
-    result = module.run(config, progress)
+    result = adaptation.run(config, progress)
     print_table(console, result.table)
     for number, picture in enumerate(result.figures):
         name = f"{config.name}{number or ''}.svg"

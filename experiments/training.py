@@ -63,7 +63,8 @@ def initial_state(run: Run) -> TrainState:
     """Before the first step, on the host: no axis is bound there."""
     image, _ = run.dataset.train.load(0, None)
     task = run.task._replace(model=make_model(run.config, run.dataset.num_classes))
-    return init_state(task, np.stack([image, image]), run.config.seed)
+    scale = run.config.model.init_scale
+    return init_state(task, np.stack([image, image]), run.config.seed, scale)
 
 
 class Loop:

@@ -28,7 +28,12 @@ class DataConfig:
     path: str | None = None
     """The folder that the files are in; not for digits."""
     batch_size: int = 64
-    """Examples a step, of all devices and processes together, at least 2."""
+    """Examples a step, of all devices and processes together, at least 1."""
+    num_train: int | None = None
+    """Train on the first so many examples, at least 1; None: on all."""
+    num_empty: int = 0
+    """Rows at the end of each training batch that are left empty, as padding, at least
+    0 and fewer than batch_size."""
     image_size: int | None = None
     """Height and width, at least 8: for image_folder, and for tfds where the images
     differ in size. In training a random crop is resized to it, in evaluation the middle
@@ -43,7 +48,12 @@ class DataConfig:
 
     def __post_init__(self):
         """Checks the ranges."""
-        require(self.batch_size >= 2, "data.batch_size", ">= 2", self.batch_size)
+        require(self.batch_size >= 1, "data.batch_size", ">= 1", self.batch_size)
+        num = self.num_train
+        require(num is None or num >= 1, "data.num_train", ">= 1", num)
+        empty, size = self.num_empty, self.batch_size
+        rule = f"in [0, data.batch_size), which is {size}"
+        require(0 <= empty < size, "data.num_empty", rule, empty)
         require(self.crop_padding >= 0, "data.crop_padding", ">= 0", self.crop_padding)
         require(self.num_threads >= 1, "data.num_threads", ">= 1", self.num_threads)
         wants_path = self.name != "digits"

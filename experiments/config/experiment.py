@@ -2,27 +2,15 @@
 """One experiment: what is trained, on what, and how."""
 
 import dataclasses
-from typing import Literal
 
 from experiments.config.data import DataConfig
+from experiments.config.model import ModelConfig
 from experiments.config.norm import NormConfig
 from experiments.config.optimizer import OptimizerConfig
 from experiments.config.parallel import ParallelConfig
 from experiments.config.processes import ProcessesConfig
 from experiments.config.ranges import check_name_and_seed, require
 from experiments.config.train import TrainConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network."""
-
-    name: Literal[
-        "dense", "conv", "gru", "lstm", "resnet18", "resnet34", "resnet50", "resnet101"
-    ] = "dense"
-    """dense: 128 and 64 hidden units; conv: 32 channels of 3x3; norm before ReLU. gru,
-    lstm: read an image row by row, 64 units, norm before and after the cell.
-    resnet...: v1.5, with the stem of CIFAR up to 64 pixels, that of ImageNet above."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

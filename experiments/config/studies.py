@@ -2,32 +2,84 @@
 """The studies."""
 
 import dataclasses
+from typing import Annotated, Literal
 
+import tyro
+
+from experiments.config.claims import Claim, FigureConfig, Measure
 from experiments.config.experiment import ExperimentConfig
 from experiments.config.ranges import check_name_and_seed, require
+from experiments.config.variants import Variant
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """What every study has; each kind adds its own."""
+    """A study: variants, each trained with every seed, and the claims they decide.
+
+    What is asked and the rules are fixed here, before it runs; the command line changes
+    only how often and where.
+    """
+
+    name: str
+    """Names the folder of the results, `runs/lab/NAME`."""
+    title: Annotated[str, tyro.conf.Fixed] = ""
+    variants: Annotated[tuple[Variant, ...], tyro.conf.Fixed]
+    claims: Annotated[tuple[Claim, ...], tyro.conf.Fixed]
+    figure: Annotated[FigureConfig, tyro.conf.Fixed]
+    probe: Annotated[
+        Literal["scores", "inference", "shift", "cost"], tyro.conf.Fixed
+    ] = "scores"
+    """What is measured. scores: accuracy and loss at the end, steps to some accuracies;
+    inference: the same by other statistics too; shift: how layers' inputs move;
+    cost: time and memory of a training step, `num_seeds` rounds in turn."""
+    num_seeds: int = 10
+    """Runs of each variant, paired by seed, at least 1; verdicts take 10 or more."""
+    first_seed: int = 0
+    """The others follow it."""
+    num_workers: int | None = None
+    """Variants that run at once; None: as many as there are cores, where time is not
+    what is measured."""
+
+    def __post_init__(self):
+        """Checks the ranges, and that the claims and the figure fit the variants."""
+        check_name_and_seed(self.name, self.first_seed)
+        require(self.num_seeds >= 1, "num_seeds", ">= 1", self.num_seeds)
+        workers = self.num_workers
+        require(workers is None or workers >= 1, "num_workers", ">= 1", workers)
+        settings = [dict(variant.settings) for variant in self.variants]
+        distinct = len(set(map(repr, settings))) == len(settings) > 0
+        require(distinct, "variants", "distinct, at least one", len(settings))
+        names = set(settings[0])
+        same = all(set(one) == names for one in settings)
+        require(same, "variants", "of the same settings", sorted(names))
+        for variant in self.variants:
+            loop = variant.experiment.train
+            whole = loop.num_steps % loop.eval_every == 0
+            rule = "divided by train.eval_every"
+            require(whole, "train.num_steps", rule, loop.num_steps)
+        for claim in self.claims:
+            for measure in filter(None, (claim.first, claim.second)):
+                self._check_measure(measure, settings)
+        shown = {self.figure.x, self.figure.lines, self.figure.panels or self.figure.x}
+        require(shown <= names, "figure", f"of settings {sorted(names)}", shown)
+
+    def _check_measure(self, measure: Measure, settings: list[dict]) -> None:
+        found = any(measure.picks(one) for one in settings)
+        require(found, "where", "that of at least one variant", measure.where)
+        along = not measure.along or measure.along in settings[0]
+        require(along, "along", "a setting", measure.along)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptationStudy:
+    """Test-time adaptation to corrupted images."""
 
     name: str
     """Names the folder of the results, `runs/NAME`."""
     num_seeds: int = 5
-    """Training runs of each variant, by seeds from 0, at least 1."""
+    """Training runs, by seeds from 0, at least 1."""
     experiment: ExperimentConfig
     """What is trained; its own seed is not used."""
-
-    def __post_init__(self):
-        """Checks the ranges."""
-        check_name_and_seed(self.name, 0)
-        require(self.num_seeds >= 1, "num_seeds", ">= 1", self.num_seeds)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptationStudy(StudyConfig):
-    """Test-time adaptation to corrupted images."""
-
     batch_size: int = 36
     """Unlabelled test images that each adaptation sees, at least 2."""
     prior_counts: tuple[float, ...] = (0.0, 16.0)
@@ -35,41 +87,8 @@ class AdaptationStudy(StudyConfig):
 
     def __post_init__(self):
         """Checks the ranges."""
-        super().__post_init__()
+        check_name_and_seed(self.name, 0)
+        require(self.num_seeds >= 1, "num_seeds", ">= 1", self.num_seeds)
         require(self.batch_size >= 2, "batch_size", ">= 2", self.batch_size)
         least = min(self.prior_counts, default=-1)
         require(least >= 0, "prior_counts", ">= 0, at least one", self.prior_counts)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InferenceStudy(StudyConfig):
-    """Evaluation early in training, by running and by population statistics."""
-
-    steps: tuple[int, ...] = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500)
-    """After which steps the networks are evaluated, increasing, from 1."""
-
-    def __post_init__(self):
-        """Checks the ranges."""
-        super().__post_init__()
-        fits = self.steps and min(self.steps) >= 1
-        fits = bool(fits and list(self.steps) == sorted(set(self.steps)))
-        require(fits, "steps", "increasing, from 1", self.steps)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BatchSizeStudy(StudyConfig):
-    """Test error by batch size, with several norms."""
-
-    batch_sizes: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
-    """Each trains on as many examples in all, at least 2 each, and divides the
-    experiment's; the learning rate is in proportion to it."""
-
-    def __post_init__(self):
-        """Checks the ranges."""
-        super().__post_init__()
-        least = min(self.batch_sizes, default=0)
-        require(least >= 2, "batch_sizes", ">= 2, at least one", self.batch_sizes)
-        whole = self.experiment.data.batch_size
-        divide = all(whole % size == 0 for size in self.batch_sizes)
-        rule = f"divisors of experiment.data.batch_size, {whole}"
-        require(divide, "batch_sizes", rule, self.batch_sizes)

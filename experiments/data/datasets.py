@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets by name."""
 
+import dataclasses
 from pathlib import Path
 
 from experiments.config import DataConfig
 from experiments.data import cifar, digits, idx, image_folder, tfds_folder
-from experiments.data.examples import Dataset
+from experiments.data.examples import Dataset, first
 from experiments.errors import UserError
 
 
@@ -15,6 +16,17 @@ def load_dataset(config: DataConfig) -> Dataset:
     Raises:
         UserError: a file is missing or broken; it names the file.
     """
+    dataset = _load(config)
+    num, there = config.num_train, len(dataset.train)
+    if num is None or num == there:
+        return dataset
+    if num > there:
+        raise UserError(f"data.num_train is {num}, but there are {there} examples.")
+    return dataclasses.replace(dataset, train=first(dataset.train, num))
+
+
+def _load(config: DataConfig) -> Dataset:
+    """All of it."""
     if config.name == "digits":
         return digits.load()
     folder = Path(config.path or "")

@@ -54,6 +54,30 @@ class ArraySource:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class First:
+    """The first examples of another source."""
+
+    source: Source
+    num: int
+
+    def __len__(self) -> int:
+        return self.num
+
+    def load(
+        self, index: int, rng: np.random.Generator | None
+    ) -> tuple[np.ndarray, int]:
+        """Returns what the other source does."""
+        return self.source.load(index, rng)
+
+
+def first(source: Source, num: int) -> Source:
+    """Returns the first so many examples; in memory if the source is."""
+    if isinstance(source, ArraySource):
+        return ArraySource(source.image[:num], source.label[:num])
+    return First(source, num)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Training and test examples; in memory, unless they are many files."""
 

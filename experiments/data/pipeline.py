@@ -36,8 +36,9 @@ class TrainingBatch:
     def __call__(self, step: int) -> Batch:
         """Reads and augments; the same for the same step."""
         num, size = len(self.source), self.config.batch_size
-        rows = rows_of_step(num, size, self.seed, step)
-        epoch = epoch_of_step(num, size, step)
+        empty = self.config.num_empty
+        rows = rows_of_step(num, size, self.seed, step, empty)
+        epoch = epoch_of_step(num, size, step, empty)
 
         def load(index: int) -> tuple[np.ndarray, int]:
             rng = np.random.default_rng((self.seed, epoch, index))
@@ -59,11 +60,9 @@ def train_batches(
 
 def batches_of_each_kind(source: Source, config: DataConfig) -> Iterator[Batch]:
     """Yields a whole batch and a ragged one, where training has them."""
-    num, size = len(source), config.batch_size
-    if num >= size:
-        yield _batch(lambda i: source.load(i, None), np.arange(size))
-    if num % size:
-        rows = fill_up(np.arange(num % size), size)
+    num, used = len(source), config.batch_size - config.num_empty
+    for kind in ([used] if num >= used else []) + ([num % used] if num % used else []):
+        rows = fill_up(np.arange(kind), config.batch_size)
         yield _batch(lambda i: source.load(i, None), rows)
 
 

@@ -14,21 +14,24 @@ NOTHING = -1
 
 
 def rows_of_step(
-    num_examples: int, batch_size: int, seed: int, step: int
+    num_examples: int, batch_size: int, seed: int, step: int, num_empty: int = 0
 ) -> np.ndarray:
     """Returns the indices of the batch of a step, which counts from 0.
 
     One shuffled epoch follows the other. In each, every example comes once; the last
-    batch is filled up with `NOTHING`.
+    batch is filled up with `NOTHING`, and so are the last `num_empty` rows of each.
     """
-    epoch, place = divmod(step, num_batches(num_examples, batch_size))
+    used = batch_size - num_empty
+    epoch, place = divmod(step, num_batches(num_examples, used))
     rows = _permutation(num_examples, seed, epoch)
-    return fill_up(rows[place * batch_size : (place + 1) * batch_size], batch_size)
+    return fill_up(rows[place * used : (place + 1) * used], batch_size)
 
 
-def epoch_of_step(num_examples: int, batch_size: int, step: int) -> int:
+def epoch_of_step(
+    num_examples: int, batch_size: int, step: int, num_empty: int = 0
+) -> int:
     """Returns the epoch that the step is in, from 0."""
-    return step // num_batches(num_examples, batch_size)
+    return step // num_batches(num_examples, batch_size - num_empty)
 
 
 def num_batches(num_examples: int, batch_size: int) -> int:

@@ -62,15 +62,15 @@ def load(folder: Path, size: int | None) -> Dataset:
             f"got {', '.join(splits) or 'none'}."
         )
     num_classes = _check_features(builder.info.features, folder, size)
-    sources = []
+    parts = {}
     for split in ("train", test):
         for path, count in zip(
             splits[split].filepaths, splits[split].shard_lengths, strict=True
         ):
             _check_shard(Path(path), count)
         records = builder.as_data_source(split)
-        sources.append(TfdsSource(records, folder, split, size))
-    return Dataset(*sources, num_classes)
+        parts[split] = TfdsSource(records, folder, split, size)
+    return Dataset(parts["train"], parts[test], num_classes)
 
 
 def _builder(folder: Path) -> Any:
@@ -89,7 +89,7 @@ def _builder(folder: Path) -> Any:
             "install 'jaxbn[tfds]'`, or '.[tfds]' in a checkout."
         ) from error
     try:
-        builder = tfds.builder_from_directory(folder)
+        builder: Any = tfds.builder_from_directory(folder)
         file_format = builder.info.file_format.value
     except Exception as error:  # its parsers raise many kinds
         raise UserError(

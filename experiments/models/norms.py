@@ -8,6 +8,7 @@ from typing import Any
 from flax import linen as nn
 
 from experiments.config import NormConfig
+from experiments.models.noise import Noise
 from jaxbn.linen import BatchNorm, BatchRenorm
 
 Norm = Callable[..., Callable]
@@ -19,24 +20,40 @@ def make_norm(
     config: NormConfig, axis_name: str | None, virtual_batch_size: int | None
 ) -> Norm:
     """Returns the constructor of the norm that the config names."""
-    if config.kind == "none":
-        return no_norm
-    if config.kind == "layer":
-        module = functools.partial(nn.LayerNorm, epsilon=config.epsilon)
-        return functools.partial(of_each_example, module)
-    if config.kind == "group":
-        group: dict[str, Any] = {"num_groups": None, "group_size": config.group_size}
-        module = functools.partial(nn.GroupNorm, epsilon=config.epsilon, **group)
-        return functools.partial(of_each_example, module)
+    affine = {
+        "use_scale": config.affine in ("both", "scale"),
+        "use_bias": config.affine in ("both", "bias"),
+    }
+    match config.kind:
+        case "none":
+            return no_norm
+        case "layer":
+            module = functools.partial(nn.LayerNorm, epsilon=config.epsilon, **affine)
+            return functools.partial(of_each_example, module)
+        case "group" | "instance":
+            size = config.group_size if config.kind == "group" else 1
+            fields: dict[str, Any] = {"num_groups": None, "group_size": size}
+            module = functools.partial(
+                nn.GroupNorm, epsilon=config.epsilon, **fields, **affine
+            )
+            return functools.partial(of_each_example, module)
+    kind = BatchRenorm if config.kind == "renorm" else BatchNorm
     module = functools.partial(
-        BatchRenorm if config.kind == "renorm" else BatchNorm,
+        kind,
         momentum=config.momentum,
         epsilon=config.epsilon,
         debias=config.debias,
         axis_name=axis_name,
         virtual_batch_size=virtual_batch_size,
+        **({"unbiased": True} if config.unbiased else {}),
+        **affine,
     )
-    return functools.partial(of_the_batch, module)
+    norm = functools.partial(of_the_batch, module)
+    if config.affine == "fixed":
+        norm = functools.partial(scaled, norm, config.fixed_scale)
+    if config.ignore_mask:
+        norm = functools.partial(ignoring_the_mask, norm)
+    return functools.partial(noisy, norm, config.noise) if config.noise else norm
 
 
 def no_norm(**_: Any) -> Callable:
@@ -57,3 +74,22 @@ def of_the_batch(
     """A norm over the examples that count."""
     norm = module(use_running_average=use_running_average, **fields)
     return functools.partial(norm, mask=mask)
+
+
+def ignoring_the_mask(norm: Norm, *, mask: Any, **fields) -> Callable:
+    """The norm over all rows, padding too."""
+    return norm(mask=None, **fields)
+
+
+def scaled(norm: Norm, scale: float, **fields) -> Callable:
+    """The norm, times a number."""
+    plain = norm(**fields)
+    return lambda x: scale * plain(x)
+
+
+def noisy(norm: Norm, strength: float, **fields) -> Callable:
+    """The norm, and in training noise behind it."""
+    quiet = norm(**fields)
+    if fields["use_running_average"]:
+        return quiet
+    return lambda x: Noise(strength)(quiet(x))

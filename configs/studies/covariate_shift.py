@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far the inputs of layers move in training, and whether it matters.
+
+    python -m experiments study configs/studies/covariate_shift.py
+
+Three layers of 100 sigmoids, as in Ioffe & Szegedy 2015 (section 4.1), with batch norm,
+without, and with noise behind batch norm that moves each unit anew at every step
+(Santurkar et al. 2018). Movement: the Wasserstein distance of a unit's inputs between
+every 20 steps, in their standard deviations.
+
+Cost: COST
+Expected: EXPECTED
+"""
+
+from experiments.config import (
+    LAB_DENSE,
+    Claim,
+    FigureConfig,
+    Measure,
+    StudyConfig,
+    changed,
+    grid,
+)
+
+IOFFE = "Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 4.1"
+SANTURKAR = "Santurkar et al. 2018, https://arxiv.org/abs/1805.11604"
+
+
+def get_config() -> StudyConfig:
+    """Returns the study."""
+    experiment = changed(
+        LAB_DENSE,
+        {
+            "model.hidden": (100, 100, 100),
+            "model.activation": "sigmoid",
+            "optimizer.learning_rate": 0.3,
+            "train.num_steps": 800,
+        },
+    )
+
+    def of(norm: str, column: str) -> Measure:
+        return Measure(column=column, where=(("norm", norm),))
+
+    return StudyConfig(
+        name="covariate_shift",
+        title="Internal covariate shift",
+        probe="shift",
+        variants=grid(
+            experiment,
+            {
+                "norm": {
+                    "batch": {},
+                    "none": {"norm.kind": "none"},
+                    "batch + noise": {"norm.noise": 5.0},
+                }
+            },
+        ),
+        claims=(
+            Claim(
+                text="Batch norm steadies the inputs of layers: without it they move "
+                "at least 1.25 times as far.",
+                source=f"{IOFFE} and figure 1",
+                first=of("none", "shift"),
+                second=of("batch", "shift"),
+                effect="ratio",
+                at_least=1.25,
+                unit="times",
+                says="movement without batch norm, divided by that with",
+            ),
+            Claim(
+                text="The noise moves them at least as far as training without batch "
+                "norm does, so that the next claim can be put.",
+                source=f"{SANTURKAR}, section 2.2",
+                first=of("batch + noise", "shift"),
+                second=of("none", "shift"),
+                effect="ratio",
+                at_least=1.0,
+                unit="times",
+                says="movement with noisy batch norm, divided by that without batch "
+                "norm",
+            ),
+            Claim(
+                text="Steady inputs are why batch norm is fast: with noise that moves "
+                "them it needs at least half the steps of a network without.",
+                source=f"{IOFFE}; against it: {SANTURKAR}, section 2.2",
+                first=of("batch + noise", "steps_to_80"),
+                second=of("none", "steps_to_80"),
+                effect="ratio",
+                at_least=0.5,
+                unit="times",
+                says="steps to 80 % with noisy batch norm, divided by those without "
+                "batch norm",
+            ),
+            Claim(
+                text="Batch norm makes the gradient predictable: without it the "
+                "gradient changes at least 1.25 times as much along a step.",
+                source=f"{SANTURKAR}, section 3.1",
+                first=of("none", "gradient_change"),
+                second=of("batch", "gradient_change"),
+                effect="ratio",
+                at_least=1.25,
+                unit="times",
+                says="largest relative change of the gradient within four learning "
+                "rates along it, without, divided by that with",
+            ),
+        ),
+        figure=FigureConfig(
+            x="norm",
+            y="shift",
+            lines="norm",
+            label="movement",
+            caption="Mean movement of the inputs of all layers.",
+        ),
+    )

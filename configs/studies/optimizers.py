@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""With SGD, momentum, Adam and RMSProp.
+
+    python -m experiments study configs/studies/optimizers.py
+
+The dense network after two epochs, each optimizer at three learning rates; each side is
+judged at its best for each seed.
+
+Cost: COST
+Expected: EXPECTED
+"""
+
+from experiments.config import (
+    LAB_DENSE,
+    Claim,
+    FigureConfig,
+    Measure,
+    StudyConfig,
+    Variant,
+    changed,
+    grid,
+    values,
+)
+
+SOURCE = "Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, abstract"
+RATES = {
+    "sgd": (0.03, 0.1, 0.3),
+    "momentum": (0.003, 0.01, 0.03),
+    "adam": (0.001, 0.003, 0.01),
+    "rmsprop": (0.0003, 0.001, 0.003),
+}
+
+
+def of_optimizer(name: str) -> tuple[Variant, ...]:
+    """Its rates, with batch norm and without."""
+    short = {"optimizer.name": name, "train.num_steps": 80}
+    axes = {
+        "optimizer": {name: {}},
+        "norm": values("norm.kind", ("batch", "none")),
+        "rate": {
+            label: {"optimizer.learning_rate": rate}
+            for label, rate in zip(("low", "middle", "high"), RATES[name], strict=True)
+        },
+    }
+    return grid(changed(LAB_DENSE, short), axes)
+
+
+def get_config() -> StudyConfig:
+    """Returns the study."""
+
+    def best(optimizer: str, norm: str) -> Measure:
+        where = (("optimizer", optimizer), ("norm", norm))
+        return Measure(column="test_accuracy", where=where, how="max")
+
+    return StudyConfig(
+        name="optimizers",
+        title="Optimizers",
+        variants=tuple(v for name in RATES for v in of_optimizer(name)),
+        claims=tuple(
+            Claim(
+                text=f"Batch norm speeds training with {label}: after two epochs it is "
+                "ahead by at least 1 point.",
+                source=SOURCE,
+                first=best(name, "batch"),
+                second=best(name, "none"),
+                at_least=1.0,
+                unit="points",
+                says="accuracy with minus without, each at its best rate",
+            )
+            for name, label in (
+                ("sgd", "SGD"),
+                ("momentum", "momentum"),
+                ("adam", "Adam"),
+                ("rmsprop", "RMSProp"),
+            )
+        ),
+        figure=FigureConfig(
+            x="rate",
+            y="test_accuracy",
+            lines="norm",
+            panels="optimizer",
+            label="test accuracy",
+            percent=True,
+            caption="Accuracy after two epochs.",
+        ),
+    )

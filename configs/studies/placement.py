@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch norm before or after the activation.
+
+    python -m experiments study configs/studies/placement.py
+
+Dense and convolutional networks with ReLU, tanh and sigmoid, batch norm on either side
+of it, or none.
+
+Cost: COST
+Expected: EXPECTED
+"""
+
+from experiments.config import (
+    LAB_CONV,
+    LAB_DENSE,
+    Claim,
+    FigureConfig,
+    Measure,
+    StudyConfig,
+    Variant,
+    grid,
+    values,
+)
+
+IOFFE = "Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167"
+AXES = {
+    "activation": values("model.activation", ("relu", "tanh", "sigmoid")),
+    "norm": {
+        "before": {"model.placement": "before"},
+        "after": {"model.placement": "after"},
+        "none": {"norm.kind": "none"},
+    },
+}
+
+
+def of_network(name: str) -> tuple[Variant, ...]:
+    """All activations and places in one network."""
+    base = LAB_DENSE if name == "dense" else LAB_CONV
+    return grid(base, {"network": {name: {}}, **AXES})
+
+
+def get_config() -> StudyConfig:
+    """Returns the study."""
+
+    def accuracy(norm: str, activation: object) -> Measure:
+        where = (("norm", norm), ("activation", activation))
+        return Measure(column="test_accuracy", where=where)
+
+    return StudyConfig(
+        name="placement",
+        title="Before or after the activation",
+        variants=of_network("dense") + of_network("conv"),
+        claims=(
+            Claim(
+                text="Batch norm belongs before the activation: there it is better by "
+                "at least 0.3 points.",
+                source=f"{IOFFE}, section 3.2",
+                first=accuracy("before", ("relu", "tanh", "sigmoid")),
+                second=accuracy("after", ("relu", "tanh", "sigmoid")),
+                at_least=0.3,
+                unit="points",
+                says="accuracy before minus after, mean of both networks and all "
+                "activations",
+            ),
+            Claim(
+                text="Batch norm makes networks with saturating activations trainable: "
+                "with sigmoids it gains at least 5 points.",
+                source=f"{IOFFE}, section 4.2.2",
+                first=accuracy("before", "sigmoid"),
+                second=accuracy("none", "sigmoid"),
+                at_least=5.0,
+                unit="points",
+                says="accuracy with batch norm before minus without, sigmoids",
+            ),
+        ),
+        figure=FigureConfig(
+            x="activation",
+            y="test_accuracy",
+            lines="norm",
+            panels="network",
+            label="test accuracy",
+            percent=True,
+            caption="Accuracy after ten epochs.",
+        ),
+    )

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps and seconds to an accuracy, with batch norm and without.
+
+    python -m experiments study configs/studies/speed.py
+
+The dense network at five learning rates; each side is judged at its best rate for each
+seed. A run that does not get there counts with all its steps.
+
+Cost: COST
+Expected: EXPECTED
+"""
+
+from experiments.config import (
+    LAB_DENSE,
+    Claim,
+    FigureConfig,
+    Measure,
+    StudyConfig,
+    changed,
+    grid,
+    values,
+)
+
+SOURCE = "Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 4.2"
+
+
+def get_config() -> StudyConfig:
+    """Returns the study."""
+    experiment = changed(LAB_DENSE, {"train.eval_every": 5})
+
+    def best(norm: str, column: str) -> Measure:
+        return Measure(column=column, where=(("norm", norm),), how="min")
+
+    return StudyConfig(
+        name="speed",
+        title="Speed of training",
+        num_workers=1,
+        variants=grid(
+            experiment,
+            {
+                "norm": values("norm.kind", ("batch", "none")),
+                "learning rate": values(
+                    "optimizer.learning_rate", (0.03, 0.1, 0.3, 1.0, 3.0)
+                ),
+            },
+        ),
+        claims=(
+            Claim(
+                text="With batch norm a network needs at most half the steps.",
+                source=SOURCE,
+                first=best("none", "steps_to_95"),
+                second=best("batch", "steps_to_95"),
+                effect="ratio",
+                at_least=2.0,
+                unit="times",
+                says="steps to 95 % without, divided by those with, each at its best "
+                "learning rate",
+            ),
+            Claim(
+                text="It is faster in seconds too, although each step costs more.",
+                source=SOURCE,
+                first=best("none", "seconds_to_95"),
+                second=best("batch", "seconds_to_95"),
+                effect="ratio",
+                at_least=1.0,
+                unit="times",
+                says="seconds to 95 % without, divided by those with",
+            ),
+        ),
+        figure=FigureConfig(
+            x="learning rate",
+            y="steps_to_95",
+            lines="norm",
+            label="steps to 95 %",
+            log_x=True,
+            caption="Steps until 95 % of the held-out digits are right; 400 is all.",
+        ),
+    )

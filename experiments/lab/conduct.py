@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs what a study lacks: programs compiled once, variants spread over the cores."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import jax
+import numpy as np
+
+from experiments.config import ExperimentConfig, StudyConfig, Variant
+from experiments.lab import cost
+from experiments.lab.runs_table import SEED, Row, RunsTable, missing
+from experiments.lab.scores import TARGETS, inference, scores
+from experiments.lab.shift import shift
+from experiments.scanned import compile_runs, in_memory, lanes_of, program_config
+
+PROBES = {"scores": scores, "inference": inference, "shift": shift}
+Work = list[tuple[Variant, list[int]]]
+"""Variants that share a program, with the seeds they lack."""
+
+
+def conduct(
+    study: StudyConfig, table: RunsTable, advance: Callable[[int], object]
+) -> None:
+    """Runs all that is missing; `advance` is told how many runs came to be.
+
+    Ctrl-C ends it after the variants under way; what is done is in the table.
+    """
+    if study.probe == "cost":
+        for rows in cost.rows(study, table.rows):
+            table.add(rows)
+            advance(len(rows))
+        return
+    stop, lock = threading.Event(), threading.Lock()
+
+    def work(number: int, todo: Work) -> None:
+        with jax.default_device(jax.devices()[number % len(jax.devices())]):
+            for rows in run_work(study, todo, stop):
+                with lock:
+                    table.add(rows)
+                    advance(len(rows))
+
+    workers = study.num_workers or len(jax.devices())
+    with ThreadPoolExecutor(workers) as pool:
+        parts = enumerate(_cut(plan(study, table.rows), workers))
+        futures = [pool.submit(work, number, todo) for number, todo in parts]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def plan(study: StudyConfig, rows: list[Row]) -> list[Work]:
+    """The variants that lack runs, together where they share a program and seeds."""
+    groups: dict[tuple[ExperimentConfig, tuple[int, ...]], Work] = {}
+    for variant in study.variants:
+        seeds = missing(study, variant, rows)
+        if seeds:
+            key = program_config(variant.experiment), tuple(seeds)
+            groups.setdefault(key, []).append((variant, seeds))
+    # The longest first, so that the cores end at about the same time.
+    return sorted(groups.values(), key=_size, reverse=True)
+
+
+def _size(work: Work) -> int:
+    """The examples that are trained on."""
+    configs = [variant.experiment for variant, _ in work]
+    return sum(c.train.num_steps * c.data.batch_size for c in configs)
+
+
+def _cut(works: list[Work], workers: int) -> list[Work]:
+    """With fewer programs than cores, each is compiled on more than one."""
+    parts = max(1, workers // max(1, len(works)))
+    cut = [[work[k::parts] for k in range(parts)] for work in works]
+    return [part for part in itertools.chain(*cut) if part]
+
+
+def run_work(
+    study: StudyConfig, todo: Work, stop: threading.Event
+) -> Iterator[list[Row]]:
+    """Compiles the program, and yields the rows of one variant after the other."""
+    program = None
+    for variant, seeds in todo:
+        if stop.is_set():
+            return
+        config = variant.experiment
+        examples = in_memory(config)
+        lanes = lanes_of(config, len(examples.train.label), seeds)
+        if program is None:
+            probe = PROBES[study.probe](program_config(config))
+            program = compile_runs(config, examples, lanes, probe)
+        start = time.perf_counter()
+        found = jax.tree.map(np.asarray, program(lanes, examples))
+        seconds = time.perf_counter() - start
+        yield _rows(variant, seeds, found, seconds)
+
+
+def _rows(
+    variant: Variant, seeds: list[int], found: dict[str, np.ndarray], seconds: float
+) -> list[Row]:
+    """One for each seed; the time of a step is that of all, side by side, shared."""
+    per_step = seconds / len(seeds) / variant.experiment.train.num_steps
+    rows = []
+    for k, seed in enumerate(seeds):
+        measures = {name: float(values[k]) for name, values in found.items()}
+        row = dict(variant.settings) | {SEED: seed} | measures
+        row["us_per_step"] = 1e6 * per_step
+        for target in TARGETS:
+            row[f"seconds_to_{target}"] = per_step * row[f"steps_to_{target}"]
+        rows.append(row)
+    return rows

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`study` of a claim, and `lab`: all of them, and one report."""
+
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from experiments.config import StudyConfig
+from experiments.errors import UserError
+from experiments.lab.conduct import conduct
+from experiments.lab.outcome import (
+    VERDICTS,
+    Outcome,
+    conclude,
+    front_table,
+    write_page,
+    write_verdicts,
+)
+from experiments.lab.runs_table import RunsTable
+from experiments.parallel import make_devices
+from experiments.report import print_table
+from experiments.run_folder import REPORT, locked
+
+TITLE = "Claims about batch norm, put to the test"
+
+
+def study(
+    console: Console,
+    config: StudyConfig,
+    folder: Path,
+    command: str,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Runs one study, or what it lacks, and writes its page."""
+    outcome = _run(console, [(config, folder, command)], overwrite)[0]
+    write_page(folder / REPORT, config.title, [outcome], command)
+    (folder / f"{config.name}.svg").write_text(outcome.svg, "utf-8")
+    print_table(console, front_table([outcome]))
+    console.print(f"Report: {folder / REPORT}", soft_wrap=True)
+
+
+def lab(
+    console: Console,
+    studies: list[tuple[StudyConfig, Path]],
+    folder: Path,
+    command: str,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Runs the studies, each with its config's path, and writes one page of all."""
+    if not studies:
+        raise UserError("there is no study in configs/studies/.")
+    work = [
+        (config, folder / config.name, f"python -m experiments study {path}")
+        for config, path in studies
+    ]
+    outcomes = _run(console, work, overwrite)
+    write_page(folder / REPORT, TITLE, outcomes, command)
+    write_verdicts(folder / VERDICTS, outcomes)
+    for outcome in outcomes:
+        svg = folder / outcome.study.name / f"{outcome.study.name}.svg"
+        svg.write_text(outcome.svg, "utf-8")
+    print_table(console, front_table(outcomes))
+    console.print(f"Verdicts: {folder / VERDICTS}", soft_wrap=True)
+    console.print(f"Report: {folder / REPORT}", soft_wrap=True)
+
+
+def _run(
+    console: Console, work: list[tuple[StudyConfig, Path, str]], overwrite: bool
+) -> list[Outcome]:
+    """One study after the other, with one bar for all."""
+    make_devices(os.cpu_count())
+    total = sum(len(config.variants) * config.num_seeds for config, *_ in work)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    outcomes = []
+    with bar:
+        task = bar.add_task("", total=total)
+        for config, folder, command in work:
+            with locked(folder):
+                table = RunsTable(folder, config, overwrite=overwrite)
+                bar.update(task, description=config.name, advance=len(table.rows))
+                start, before = time.perf_counter(), len(table.rows)
+                conduct(config, table, lambda num: bar.advance(task, num))
+                new = len(table.rows) - before
+                seconds = time.perf_counter() - start
+                console.print(f"{config.name}: {new} runs in {seconds:.0f} s")
+                outcomes.append(conclude(config, table.rows, command))
+    return outcomes

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What became of a study, as people read it and as programs do."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.config import StudyConfig
+from experiments.lab.figures import draw
+from experiments.lab.runs_table import SEED, Row
+from experiments.lab.verdicts import Verdict, decide
+from experiments.report import TEMPLATES, Table, provenance
+
+VERDICTS = "verdicts.json"
+MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
+
+
+class Outcome(NamedTuple):
+    """The study, its verdicts, figure and table, and how to repeat it."""
+
+    study: StudyConfig
+    verdicts: list[Verdict]
+    svg: str
+    table: Table
+    command: str
+
+
+def conclude(study: StudyConfig, rows: list[Row], command: str) -> Outcome:
+    """Applies the rules to the runs, and draws them."""
+    verdicts = [decide(claim, rows) for claim in study.claims]
+    return Outcome(
+        study, verdicts, draw(study.figure, rows), _table(study, rows), command
+    )
+
+
+def in_words(verdict: Verdict) -> str:
+    """The effect and its interval, in its unit."""
+    unit = f" {verdict.claim.unit}".rstrip()
+    return f"{verdict.effect:.3g} [{verdict.low:.3g}, {verdict.high:.3g}]{unit}"
+
+
+def front_table(outcomes: list[Outcome]) -> Table:
+    """A row for each claim."""
+    rows = [
+        [
+            outcome.study.name,
+            verdict.claim.text,
+            f"{MARKS[verdict.verdict]} {verdict.verdict}",
+            in_words(verdict),
+            f"{verdict.claim.at_least:g}",
+        ]
+        for outcome in outcomes
+        for verdict in outcome.verdicts
+    ]
+    note = (
+        "Effects are means over paired seeds with bootstrap 95 % intervals. Supported: "
+        "the interval lies at or above the limit; not supported: below; else undecided."
+    )
+    return Table(["study", "claim", "verdict", "effect [95 %]", "limit"], rows, note)
+
+
+def write_verdicts(path: Path, outcomes: list[Outcome]) -> None:
+    """Writes them, whole or not at all."""
+    found = [v.as_json(o.study.name) for o in outcomes for v in o.verdicts]
+    _replace(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_page(path: Path, title: str, outcomes: list[Outcome], command: str) -> None:
+    """Writes the page, whole or not at all."""
+    html = TEMPLATES.get_template("lab.html").render(
+        title=title,
+        outcomes=outcomes,
+        front=front_table(outcomes),
+        in_words=in_words,
+        marks=MARKS,
+        command=command,
+        provenance=provenance(),
+    )
+    _replace(path, html)
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(text, "utf-8")
+    unfinished.replace(path)
+
+
+def _table(study: StudyConfig, rows: list[Row]) -> Table:
+    """Means and standard deviations over seeds, a row for each variant."""
+    names = [name for name, _ in study.variants[0].settings]
+    measures = [
+        name
+        for name in rows[0]
+        if name not in (*names, SEED) and not name.startswith(("p15_", "p50_", "p85_"))
+    ]
+    cells = []
+    for variant in study.variants:
+        settings = dict(variant.settings)
+        own = [r for r in rows if all(r[k] == v for k, v in settings.items())]
+        if own:
+            values = [[row[name] for row in own] for name in measures]
+            cells.append(
+                [*map(str, settings.values()), str(len(own)), *map(_cell, values)]
+            )
+    note = (
+        "Means over the seeds ± standard deviation. Accuracies are fractions; a run "
+        "that does not reach an accuracy counts with all its steps."
+    )
+    return Table(
+        [*names, "runs", *(m.replace("_", " ") for m in measures)], cells, note
+    )
+
+
+def _cell(values: list[float]) -> str:
+    spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{np.mean(values):.3g} ± {spread:.2g}"

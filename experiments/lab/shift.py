@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A probe of a run: how the inputs of its layers move, and how smooth its loss is.
+
+The movement is that of Ioffe & Szegedy 2015 (https://arxiv.org/abs/1502.03167, section
+4.1 and figure 1), the smoothness that of Santurkar et al. 2018
+(https://arxiv.org/abs/1805.11604, section 3.1 and figure 4).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.config import ExperimentConfig
+from experiments.data import Batch
+from experiments.lab import scores
+from experiments.scanned import Examples, Probe
+from experiments.steps import Task, TrainState, variables_of
+
+NUM_WATCHED = 256
+"""Training examples that the distributions are of."""
+PERCENTILES = (15, 50, 85)
+FRACTIONS = (0.5, 1.0, 2.0, 4.0)
+"""Of the learning rate: how far along the gradient the loss is looked at."""
+
+
+def shift(config: ExperimentConfig) -> Probe:
+    """Movement of the layers' inputs, change of gradient and loss along a step."""
+    by_scores = scores.scores(config)
+
+    def watch(task: Task, before: TrainState, after: TrainState, examples: Examples):
+        batch = Batch(*(a[:NUM_WATCHED] for a in examples.train[:2]))
+        old, new = (layer_inputs(task, state, batch) for state in (before, after))
+        return {
+            "accuracy": by_scores.watch(task, before, after, examples),
+            "shift": jnp.mean(jnp.stack(list(map(movement, old, new)))),
+            "percentiles": jnp.percentile(new[-1][:, 0], jnp.array(PERCENTILES)),
+            **smoothness(task, after, batch),
+        }
+
+    def finish(task: Task, state: TrainState, watched: Any, examples: Examples):
+        measures = by_scores.finish(task, state, watched.pop("accuracy"), examples)
+        percentiles = watched.pop("percentiles")
+        every = state.step // len(percentiles)
+        for number, name in enumerate(PERCENTILES):
+            for block, value in enumerate(percentiles[:, number]):
+                measures[f"p{name}_after_{block + 1}"] = value
+        means = {name: jnp.mean(values) for name, values in watched.items()}
+        return measures | means | {"steps_between": every}
+
+    return Probe(watch, finish)
+
+
+def layer_inputs(task: Task, state: TrainState, batch: Batch) -> list[jax.Array]:
+    """What enters each layer's activations in training, (examples, units) each."""
+    _, found = task.model.apply(
+        variables_of(state),
+        batch.image,
+        train=True,
+        mutable=["batch_stats", "intermediates"],
+        rngs={"dropout": jax.random.fold_in(jax.random.key(1), state.step)},
+    )
+    return list(found["intermediates"]["activation_input"])
+
+
+def movement(old: jax.Array, new: jax.Array) -> jax.Array:
+    """Wasserstein distance of each unit's values, in units of their deviation.
+
+    In one dimension it is the mean distance of the sorted values; the mean over units.
+    """
+    distance = jnp.abs(jnp.sort(new, 0) - jnp.sort(old, 0)).mean(0)
+    spread = 0.5 * (old.std(0) + new.std(0))
+    return jnp.mean(distance / jnp.maximum(spread, 1e-6))
+
+
+def smoothness(task: Task, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+    """How far loss and gradient change along the gradient, at most, relatively."""
+
+    def loss(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, _ = task.model.apply(
+            variables,
+            batch.image,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(2)},
+        )
+        one_hot = jax.nn.one_hot(batch.label, logits.shape[-1])
+        return optax.softmax_cross_entropy(logits, one_hot).mean()
+
+    value, gradient = jax.value_and_grad(loss)(state.params)
+    opt_state: Any = state.opt_state
+    rate = opt_state[1].hyperparams["step_size"]
+
+    def along(fraction):
+        params = jax.tree.map(
+            lambda p, g: p - fraction * rate * g, state.params, gradient
+        )
+        other, there = jax.value_and_grad(loss)(params)
+        off = jax.tree.map(jnp.subtract, there, gradient)
+        change = optax.global_norm(off) / optax.global_norm(gradient)
+        return change, jnp.abs(other - value) / value
+
+    changes, losses = jax.lax.map(along, jnp.array(FRACTIONS))
+    return {"gradient_change": changes.max(), "loss_change": losses.max()}
