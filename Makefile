@@ -8,13 +8,16 @@ JOBS ?= 2
 DRAWS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test compare fuzz lint format clean
+.PHONY: help demo lab test compare fuzz lint format clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.experiments ## train on real digits, with and without batch norm; two minutes
 	@$(BIN)/python -m experiments demo
+
+lab: $(VENV)/.experiments ## put every claim about batch norm to the test; half an hour
+	@$(BIN)/python -m experiments lab
 
 test: $(VENV)/.dev ## the whole suite
 	$(BIN)/python -m pytest -n $(JOBS)

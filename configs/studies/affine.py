@@ -36,45 +36,49 @@ def of_network(name: str) -> tuple[Variant, ...]:
     return grid(base, {"network": {name: {}}, **AXES})
 
 
+def accuracy(affine: str) -> Measure:
+    """Of both networks, with this affine part."""
+    return Measure(column="test_accuracy", where=(("affine", affine),))
+
+
+CLAIMS = (
+    Claim(
+        text="Scale and bias are needed: without them a network is worse by at "
+        "least 0.3 points.",
+        source="Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 3",
+        first=accuracy("both"),
+        second=accuracy("none"),
+        at_least=0.3,
+        unit="points",
+        says="accuracy with both minus that with none, mean of both networks",
+    ),
+    Claim(
+        text="The scale can be left out before a ReLU: it is worth less than "
+        "0.3 points.",
+        source="the documentation of flax.linen.BatchNorm, `use_scale`",
+        first=accuracy("bias"),
+        second=accuracy("both"),
+        at_least=-0.3,
+        unit="points",
+        says="accuracy with bias alone minus that with both",
+    ),
+)
+FIGURE = FigureConfig(
+    x="affine",
+    y="test_accuracy",
+    lines="network",
+    label="test accuracy",
+    percent=True,
+    caption="Accuracy after ten epochs.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
-
-    def accuracy(affine: str) -> Measure:
-        return Measure(column="test_accuracy", where=(("affine", affine),))
-
     return StudyConfig(
         name="affine",
         title="Scale and bias",
         variants=of_network("dense") + of_network("conv"),
-        claims=(
-            Claim(
-                text="Scale and bias are needed: without them a network is worse by at "
-                "least 0.3 points.",
-                source="Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, "
-                "section 3",
-                first=accuracy("both"),
-                second=accuracy("none"),
-                at_least=0.3,
-                unit="points",
-                says="accuracy with both minus that with none, mean of both networks",
-            ),
-            Claim(
-                text="The scale can be left out before a ReLU: it is worth less than "
-                "0.3 points.",
-                source="the documentation of flax.linen.BatchNorm, `use_scale`",
-                first=accuracy("bias"),
-                second=accuracy("both"),
-                at_least=-0.3,
-                unit="points",
-                says="accuracy with bias alone minus that with both",
-            ),
-        ),
-        figure=FigureConfig(
-            x="affine",
-            y="test_accuracy",
-            lines="network",
-            label="test accuracy",
-            percent=True,
-            caption="Accuracy after ten epochs.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

@@ -64,70 +64,75 @@ def variants() -> tuple[Variant, ...]:
     )
 
 
+def accuracy(network: str, norm: str, size: int) -> Measure:
+    """In this network, with this norm and batch size."""
+    where = (("network", network), ("norm", norm), ("batch size", size))
+    return Measure(column="test_accuracy", where=where)
+
+
+CLAIMS = (
+    *(
+        Claim(
+            text="With batches of 2 batch norm's error is higher than group "
+            f"norm's by at least 1 point in a {words} network.",
+            source=SOURCE,
+            first=accuracy(network, "group", 2),
+            second=accuracy(network, "batch", 2),
+            at_least=1.0,
+            unit="points",
+            says="accuracy with group norm minus that with batch norm, batch 2",
+        )
+        for network, words in (("conv", "convolutional"), ("dense", "dense"))
+    ),
+    Claim(
+        text="With batches of 32 batch norm is as good as group norm, within "
+        "half a point (convolutional network).",
+        source=SOURCE,
+        first=accuracy("conv", "batch", 32),
+        second=accuracy("conv", "group", 32),
+        at_least=-0.5,
+        unit="points",
+        says="accuracy with batch norm minus that with group norm, batch 32",
+    ),
+    Claim(
+        text="Synchronising statistics over devices mends small batches, by at "
+        "least 1 point at 2 a device (dense network).",
+        source="Peng et al. 2018, https://arxiv.org/abs/1711.07240",
+        first=accuracy("dense", "synchronised", 2),
+        second=accuracy("dense", "batch", 2),
+        at_least=1.0,
+        unit="points",
+        says="accuracy of four devices synchronised minus that of one, 2 each",
+    ),
+    Claim(
+        text="Batch renormalization mends small batches, by at least 1 point "
+        "at batch 4 (dense network).",
+        source="Ioffe 2017, https://arxiv.org/abs/1702.03275, section 4.2",
+        first=accuracy("dense", "renorm", 4),
+        second=accuracy("dense", "batch", 4),
+        at_least=1.0,
+        unit="points",
+        says="accuracy with renorm minus that with batch norm, batch 4",
+    ),
+)
+FIGURE = FigureConfig(
+    x="batch size",
+    y="test_accuracy",
+    lines="norm",
+    panels="network",
+    label="test accuracy",
+    percent=True,
+    log_x=True,
+    caption="Accuracy after ten epochs.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
-
-    def accuracy(network: str, norm: str, size: int) -> Measure:
-        where = (("network", network), ("norm", norm), ("batch size", size))
-        return Measure(column="test_accuracy", where=where)
-
     return StudyConfig(
         name="batch_size",
         title="Batch size",
         variants=variants(),
-        claims=(
-            *(
-                Claim(
-                    text="With batches of 2 batch norm's error is higher than group "
-                    f"norm's by at least 1 point in a {words} network.",
-                    source=SOURCE,
-                    first=accuracy(network, "group", 2),
-                    second=accuracy(network, "batch", 2),
-                    at_least=1.0,
-                    unit="points",
-                    says="accuracy with group norm minus that with batch norm, batch 2",
-                )
-                for network, words in (("conv", "convolutional"), ("dense", "dense"))
-            ),
-            Claim(
-                text="With batches of 32 batch norm is as good as group norm, within "
-                "half a point (convolutional network).",
-                source=SOURCE,
-                first=accuracy("conv", "batch", 32),
-                second=accuracy("conv", "group", 32),
-                at_least=-0.5,
-                unit="points",
-                says="accuracy with batch norm minus that with group norm, batch 32",
-            ),
-            Claim(
-                text="Synchronising statistics over devices mends small batches, by at "
-                "least 1 point at 2 a device (dense network).",
-                source="Peng et al. 2018, https://arxiv.org/abs/1711.07240",
-                first=accuracy("dense", "synchronised", 2),
-                second=accuracy("dense", "batch", 2),
-                at_least=1.0,
-                unit="points",
-                says="accuracy of four devices synchronised minus that of one, 2 each",
-            ),
-            Claim(
-                text="Batch renormalization mends small batches, by at least 1 point "
-                "at batch 4 (dense network).",
-                source="Ioffe 2017, https://arxiv.org/abs/1702.03275, section 4.2",
-                first=accuracy("dense", "renorm", 4),
-                second=accuracy("dense", "batch", 4),
-                at_least=1.0,
-                unit="points",
-                says="accuracy with renorm minus that with batch norm, batch 4",
-            ),
-        ),
-        figure=FigureConfig(
-            x="batch size",
-            y="test_accuracy",
-            lines="norm",
-            panels="network",
-            label="test accuracy",
-            percent=True,
-            log_x=True,
-            caption="Accuracy after ten epochs.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

@@ -46,61 +46,63 @@ def of_part(name: str) -> tuple[Variant, ...]:
     return grid(PARTS[name], {"part": {name: {}}, "norm": NORMS})
 
 
+def of(part: str, norm: str, column: str) -> Measure:
+    """Of this part with this norm."""
+    return Measure(column=column, where=(("part", part), ("norm", norm)))
+
+
+CLAIMS = (
+    Claim(
+        text="Batch norm takes a significant part of the time of training: at "
+        "least a fifth more in a ResNet-18.",
+        source="Gitman & Ginsburg 2017, https://arxiv.org/abs/1709.08145, abstract",
+        first=of("resnet18", "batch", "ms"),
+        second=of("resnet18", "none", "ms"),
+        effect="ratio",
+        at_least=1.2,
+        unit="times",
+        says="time of a training step with, divided by that without",
+    ),
+    Claim(
+        text="Batch norm needs at least a fifth more memory in training.",
+        source="Rota Bulo et al. 2018, https://arxiv.org/abs/1712.02616, abstract",
+        first=of("resnet18", "batch", "memory_mb"),
+        second=of("resnet18", "none", "memory_mb"),
+        effect="ratio",
+        at_least=1.2,
+        unit="times",
+        says="temporary memory of a training step with, divided by that without",
+    ),
+    Claim(
+        text="Group norm costs no less time than batch norm.",
+        source="asked of peers; no source measures it in XLA",
+        first=of("resnet18", "group", "ms"),
+        second=of("resnet18", "batch", "ms"),
+        effect="ratio",
+        at_least=1.0,
+        unit="times",
+        says="time of a training step of ResNet-18 with group norm, divided by "
+        "that with batch norm",
+    ),
+)
+FIGURE = FigureConfig(
+    x="norm",
+    y="ms",
+    lines="norm",
+    panels="part",
+    label="ms",
+    caption="Time of a training step, of a norm alone in the first panel.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
-
-    def of(part: str, norm: str, column: str) -> Measure:
-        return Measure(column=column, where=(("part", part), ("norm", norm)))
-
     return StudyConfig(
         name="cost",
         title="Cost",
         probe="cost",
         num_workers=1,
         variants=tuple(v for name in PARTS for v in of_part(name)),
-        claims=(
-            Claim(
-                text="Batch norm takes a significant part of the time of training: at "
-                "least a fifth more in a ResNet-18.",
-                source="Gitman & Ginsburg 2017, https://arxiv.org/abs/1709.08145, "
-                "abstract",
-                first=of("resnet18", "batch", "ms"),
-                second=of("resnet18", "none", "ms"),
-                effect="ratio",
-                at_least=1.2,
-                unit="times",
-                says="time of a training step with, divided by that without",
-            ),
-            Claim(
-                text="Batch norm needs at least a fifth more memory in training.",
-                source="Rota Bulo et al. 2018, https://arxiv.org/abs/1712.02616, "
-                "abstract",
-                first=of("resnet18", "batch", "memory_mb"),
-                second=of("resnet18", "none", "memory_mb"),
-                effect="ratio",
-                at_least=1.2,
-                unit="times",
-                says="temporary memory of a training step with, divided by that "
-                "without",
-            ),
-            Claim(
-                text="Group norm costs no less time than batch norm.",
-                source="asked of peers; no source measures it in XLA",
-                first=of("resnet18", "group", "ms"),
-                second=of("resnet18", "batch", "ms"),
-                effect="ratio",
-                at_least=1.0,
-                unit="times",
-                says="time of a training step of ResNet-18 with group norm, divided by "
-                "that with batch norm",
-            ),
-        ),
-        figure=FigureConfig(
-            x="norm",
-            y="ms",
-            lines="norm",
-            panels="part",
-            label="ms",
-            caption="Time of a training step, of a norm alone in the first panel.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

@@ -26,6 +26,67 @@ IOFFE = "Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 4.1"
 SANTURKAR = "Santurkar et al. 2018, https://arxiv.org/abs/1805.11604"
 
 
+def of(norm: str, column: str) -> Measure:
+    """Of the networks with this norm."""
+    return Measure(column=column, where=(("norm", norm),))
+
+
+CLAIMS = (
+    Claim(
+        text="Batch norm steadies the inputs of layers: without it they move "
+        "at least 1.25 times as far.",
+        source=f"{IOFFE} and figure 1",
+        first=of("none", "shift"),
+        second=of("batch", "shift"),
+        effect="ratio",
+        at_least=1.25,
+        unit="times",
+        says="movement without batch norm, divided by that with",
+    ),
+    Claim(
+        text="The noise moves them at least as far as training without batch "
+        "norm does, so that the next claim can be put.",
+        source=f"{SANTURKAR}, section 2.2",
+        first=of("batch + noise", "shift"),
+        second=of("none", "shift"),
+        effect="ratio",
+        at_least=1.0,
+        unit="times",
+        says="movement with noisy batch norm, divided by that without batch norm",
+    ),
+    Claim(
+        text="Steady inputs are why batch norm is fast: with noise that moves "
+        "them it needs at least half the steps of a network without.",
+        source=f"{IOFFE}; against it: {SANTURKAR}, section 2.2",
+        first=of("batch + noise", "steps_to_80"),
+        second=of("none", "steps_to_80"),
+        effect="ratio",
+        at_least=0.5,
+        unit="times",
+        says="steps to 80 % with noisy batch norm, divided by those without batch norm",
+    ),
+    Claim(
+        text="Batch norm makes the gradient predictable: without it the "
+        "gradient changes at least 1.25 times as much along a step.",
+        source=f"{SANTURKAR}, section 3.1",
+        first=of("none", "gradient_change"),
+        second=of("batch", "gradient_change"),
+        effect="ratio",
+        at_least=1.25,
+        unit="times",
+        says="largest relative change of the gradient within four learning "
+        "rates along it, without, divided by that with",
+    ),
+)
+FIGURE = FigureConfig(
+    x="norm",
+    y="shift",
+    lines="norm",
+    label="movement",
+    caption="Mean movement of the inputs of all layers.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
     experiment = changed(
@@ -37,9 +98,6 @@ def get_config() -> StudyConfig:
             "train.num_steps": 800,
         },
     )
-
-    def of(norm: str, column: str) -> Measure:
-        return Measure(column=column, where=(("norm", norm),))
 
     return StudyConfig(
         name="covariate_shift",
@@ -55,60 +113,6 @@ def get_config() -> StudyConfig:
                 }
             },
         ),
-        claims=(
-            Claim(
-                text="Batch norm steadies the inputs of layers: without it they move "
-                "at least 1.25 times as far.",
-                source=f"{IOFFE} and figure 1",
-                first=of("none", "shift"),
-                second=of("batch", "shift"),
-                effect="ratio",
-                at_least=1.25,
-                unit="times",
-                says="movement without batch norm, divided by that with",
-            ),
-            Claim(
-                text="The noise moves them at least as far as training without batch "
-                "norm does, so that the next claim can be put.",
-                source=f"{SANTURKAR}, section 2.2",
-                first=of("batch + noise", "shift"),
-                second=of("none", "shift"),
-                effect="ratio",
-                at_least=1.0,
-                unit="times",
-                says="movement with noisy batch norm, divided by that without batch "
-                "norm",
-            ),
-            Claim(
-                text="Steady inputs are why batch norm is fast: with noise that moves "
-                "them it needs at least half the steps of a network without.",
-                source=f"{IOFFE}; against it: {SANTURKAR}, section 2.2",
-                first=of("batch + noise", "steps_to_80"),
-                second=of("none", "steps_to_80"),
-                effect="ratio",
-                at_least=0.5,
-                unit="times",
-                says="steps to 80 % with noisy batch norm, divided by those without "
-                "batch norm",
-            ),
-            Claim(
-                text="Batch norm makes the gradient predictable: without it the "
-                "gradient changes at least 1.25 times as much along a step.",
-                source=f"{SANTURKAR}, section 3.1",
-                first=of("none", "gradient_change"),
-                second=of("batch", "gradient_change"),
-                effect="ratio",
-                at_least=1.25,
-                unit="times",
-                says="largest relative change of the gradient within four learning "
-                "rates along it, without, divided by that with",
-            ),
-        ),
-        figure=FigureConfig(
-            x="norm",
-            y="shift",
-            lines="norm",
-            label="movement",
-            caption="Mean movement of the inputs of all layers.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

@@ -24,18 +24,52 @@ from experiments.config import (
 DEPTHS = (2, 4, 8, 16, 32, 64)
 
 
+def deepest(norm: str) -> Measure:
+    """The deepest network that trains with this norm."""
+    return Measure(
+        column="test_accuracy",
+        where=(("norm", norm),),
+        how="largest",
+        along="depth",
+        reaching=0.9,
+    )
+
+
+CLAIMS = (
+    Claim(
+        text="With batch norm plain networks train at least twice as deep.",
+        source="He et al. 2015, https://arxiv.org/abs/1512.03385, section 1",
+        first=deepest("batch"),
+        second=deepest("none"),
+        effect="ratio",
+        at_least=2.0,
+        unit="times",
+        says="deepest network that reaches 90 % with, divided by that without",
+    ),
+    Claim(
+        text="With batch norm depth does no harm: 32 layers are within 2 points of 4.",
+        source="against it: Yang et al. 2019, https://arxiv.org/abs/1902.08129",
+        first=Measure(column="test_accuracy", where=(("norm", "batch"), ("depth", 32))),
+        second=Measure(column="test_accuracy", where=(("norm", "batch"), ("depth", 4))),
+        at_least=-2.0,
+        unit="points",
+        says="accuracy of 32 layers minus that of 4, with batch norm",
+    ),
+)
+FIGURE = FigureConfig(
+    x="depth",
+    y="test_accuracy",
+    lines="norm",
+    label="test accuracy",
+    percent=True,
+    log_x=True,
+    caption="Accuracy after ten epochs.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
     experiment = changed(LAB_DENSE, {"model.name": "plain", "model.hidden": None})
-
-    def deepest(norm: str) -> Measure:
-        return Measure(
-            column="test_accuracy",
-            where=(("norm", norm),),
-            how="largest",
-            along="depth",
-            reaching=0.9,
-        )
 
     return StudyConfig(
         name="depth",
@@ -47,39 +81,6 @@ def get_config() -> StudyConfig:
                 "depth": values("model.depth", DEPTHS),
             },
         ),
-        claims=(
-            Claim(
-                text="With batch norm plain networks train at least twice as deep.",
-                source="He et al. 2015, https://arxiv.org/abs/1512.03385, section 1",
-                first=deepest("batch"),
-                second=deepest("none"),
-                effect="ratio",
-                at_least=2.0,
-                unit="times",
-                says="deepest network that reaches 90 % with, divided by that without",
-            ),
-            Claim(
-                text="With batch norm depth does no harm: 32 layers are within 2 "
-                "points of 4.",
-                source="against it: Yang et al. 2019, https://arxiv.org/abs/1902.08129",
-                first=Measure(
-                    column="test_accuracy", where=(("norm", "batch"), ("depth", 32))
-                ),
-                second=Measure(
-                    column="test_accuracy", where=(("norm", "batch"), ("depth", 4))
-                ),
-                at_least=-2.0,
-                unit="points",
-                says="accuracy of 32 layers minus that of 4, with batch norm",
-            ),
-        ),
-        figure=FigureConfig(
-            x="depth",
-            y="test_accuracy",
-            lines="norm",
-            label="test accuracy",
-            percent=True,
-            log_x=True,
-            caption="Accuracy after ten epochs.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

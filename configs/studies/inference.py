@@ -51,15 +51,83 @@ def variant(kind: str, momentum: float, num_steps: int) -> Variant:
     return Variant(settings=settings, experiment=experiment)
 
 
+def accuracy(
+    kind: str, momentum: float, steps: int, column: str = "test_accuracy"
+) -> Measure:
+    """By these statistics, after so many steps."""
+    where = (("statistics", kind), ("momentum", momentum), ("steps", steps))
+    return Measure(column=column, where=where)
+
+
+CLAIMS = (
+    Claim(
+        text="Early in training running averages that begin at 0 and 1 "
+        "mislead: after 20 steps debiasing gains at least 10 points (momentum "
+        "0.99).",
+        source="jaxbn, docs/training_and_inference.md",
+        first=accuracy("debiased", 0.99, 20),
+        second=accuracy("running", 0.99, 20),
+        at_least=10.0,
+        unit="points",
+        says="accuracy debiased minus plain, after 20 steps",
+    ),
+    Claim(
+        text="Statistics of the whole training set are better than running "
+        "averages, by at least 0.3 points at the end (momentum 0.9).",
+        source="Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, "
+        "algorithm 2; Wu & Johnson 2021, https://arxiv.org/abs/2105.07576, "
+        "section 3",
+        first=accuracy("running", 0.9, 400, "population_accuracy"),
+        second=accuracy("running", 0.9, 400),
+        at_least=0.3,
+        unit="points",
+        says="accuracy by the population minus that by running averages",
+    ),
+    Claim(
+        text="Padding that is counted as values costs at least 1 point.",
+        source="asked in https://github.com/sIncerass/powernorm/issues/13",
+        first=accuracy("padding left out", 0.9, 400),
+        second=accuracy("padding counted", 0.9, 400),
+        at_least=1.0,
+        unit="points",
+        says="accuracy with padding left out minus counted, half of each batch",
+    ),
+    Claim(
+        text="Statistics of single devices cost at least 0.5 points when each "
+        "has 4 examples.",
+        source="Peng et al. 2018, https://arxiv.org/abs/1711.07240",
+        first=accuracy("debiased", 0.9, 400),
+        second=accuracy("single devices", 0.9, 400),
+        at_least=0.5,
+        unit="points",
+        says="accuracy synchronised minus that of single devices",
+    ),
+    Claim(
+        text="Whether the running variance is biased or unbiased makes a "
+        "difference of at least 0.3 points at batch 32.",
+        source="the converse is assumed wherever PyTorch's statistics are "
+        "loaded elsewhere",
+        first=accuracy("unbiased variance", 0.9, 400),
+        second=accuracy("debiased", 0.9, 400),
+        at_least=0.3,
+        unit="points",
+        says="accuracy unbiased minus biased",
+    ),
+)
+FIGURE = FigureConfig(
+    x="steps",
+    y="test_accuracy",
+    lines="statistics",
+    panels="momentum",
+    label="test accuracy",
+    percent=True,
+    log_x=True,
+    caption="Accuracy by the statistics of each kind.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
-
-    def accuracy(
-        kind: str, momentum: float, steps: int, column: str = "test_accuracy"
-    ) -> Measure:
-        where = (("statistics", kind), ("momentum", momentum), ("steps", steps))
-        return Measure(column=column, where=where)
-
     only = [kind for kind in KINDS if kind not in ("running", "debiased")]
     return StudyConfig(
         name="inference",
@@ -72,69 +140,6 @@ def get_config() -> StudyConfig:
             for steps in STEPS
         )
         + tuple(variant(kind, 0.9, steps) for kind in only for steps in (50, 400)),
-        claims=(
-            Claim(
-                text="Early in training running averages that begin at 0 and 1 "
-                "mislead: after 20 steps debiasing gains at least 10 points (momentum "
-                "0.99).",
-                source="jaxbn, docs/training_and_inference.md",
-                first=accuracy("debiased", 0.99, 20),
-                second=accuracy("running", 0.99, 20),
-                at_least=10.0,
-                unit="points",
-                says="accuracy debiased minus plain, after 20 steps",
-            ),
-            Claim(
-                text="Statistics of the whole training set are better than running "
-                "averages, by at least 0.3 points at the end (momentum 0.9).",
-                source="Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, "
-                "algorithm 2; Wu & Johnson 2021, https://arxiv.org/abs/2105.07576, "
-                "section 3",
-                first=accuracy("running", 0.9, 400, "population_accuracy"),
-                second=accuracy("running", 0.9, 400),
-                at_least=0.3,
-                unit="points",
-                says="accuracy by the population minus that by running averages",
-            ),
-            Claim(
-                text="Padding that is counted as values costs at least 1 point.",
-                source="asked in https://github.com/sIncerass/powernorm/issues/13",
-                first=accuracy("padding left out", 0.9, 400),
-                second=accuracy("padding counted", 0.9, 400),
-                at_least=1.0,
-                unit="points",
-                says="accuracy with padding left out minus counted, half of each batch",
-            ),
-            Claim(
-                text="Statistics of single devices cost at least 0.5 points when each "
-                "has 4 examples.",
-                source="Peng et al. 2018, https://arxiv.org/abs/1711.07240",
-                first=accuracy("debiased", 0.9, 400),
-                second=accuracy("single devices", 0.9, 400),
-                at_least=0.5,
-                unit="points",
-                says="accuracy synchronised minus that of single devices",
-            ),
-            Claim(
-                text="Whether the running variance is biased or unbiased makes a "
-                "difference of at least 0.3 points at batch 32.",
-                source="the converse is assumed wherever PyTorch's statistics are "
-                "loaded elsewhere",
-                first=accuracy("unbiased variance", 0.9, 400),
-                second=accuracy("debiased", 0.9, 400),
-                at_least=0.3,
-                unit="points",
-                says="accuracy unbiased minus biased",
-            ),
-        ),
-        figure=FigureConfig(
-            x="steps",
-            y="test_accuracy",
-            lines="statistics",
-            panels="momentum",
-            label="test accuracy",
-            percent=True,
-            log_x=True,
-            caption="Accuracy by the statistics of each kind.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

@@ -23,18 +23,42 @@ from experiments.config import (
 SCALES = tuple(round(10 ** (k / 2), 5) for k in range(-4, 5))
 
 
+def trains(norm: str) -> Measure:
+    """How many of the scales train with this norm."""
+    return Measure(
+        column="test_accuracy",
+        where=(("norm", norm),),
+        how="number",
+        along="scale",
+        reaching=0.9,
+    )
+
+
+CLAIMS = (
+    Claim(
+        text="Batch norm makes training depend less on the initial weights, by "
+        "at least one decade of scale.",
+        source="Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 1",
+        first=trains("batch"),
+        second=trains("none"),
+        at_least=1.0,
+        unit="decades",
+        says="decades of scale that reach 90 %, with minus without",
+    ),
+)
+FIGURE = FigureConfig(
+    x="scale",
+    y="test_accuracy",
+    lines="norm",
+    label="test accuracy",
+    percent=True,
+    log_x=True,
+    caption="Accuracy after ten epochs; 1 is the usual initialization.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
-
-    def trains(norm: str) -> Measure:
-        return Measure(
-            column="test_accuracy",
-            where=(("norm", norm),),
-            how="number",
-            along="scale",
-            reaching=0.9,
-        )
-
     return StudyConfig(
         name="initialization",
         title="Initialization",
@@ -45,26 +69,6 @@ def get_config() -> StudyConfig:
                 "scale": values("model.init_scale", SCALES),
             },
         ),
-        claims=(
-            Claim(
-                text="Batch norm makes training depend less on the initial weights, by "
-                "at least one decade of scale.",
-                source="Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, "
-                "section 1",
-                first=trains("batch"),
-                second=trains("none"),
-                at_least=1.0,
-                unit="decades",
-                says="decades of scale that reach 90 %, with minus without",
-            ),
-        ),
-        figure=FigureConfig(
-            x="scale",
-            y="test_accuracy",
-            lines="norm",
-            label="test accuracy",
-            percent=True,
-            log_x=True,
-            caption="Accuracy after ten epochs; 1 is the usual initialization.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

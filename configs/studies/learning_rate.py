@@ -24,18 +24,53 @@ from experiments.config import (
 RATES = tuple(round(10 ** (k / 2), 5) for k in range(-6, 5))
 
 
+def trains(norm: str, how: How) -> Measure:
+    """The largest rate that trains, or how many do."""
+    return Measure(
+        column="test_accuracy",
+        where=(("norm", norm),),
+        how=how,
+        along="learning rate",
+        reaching=0.9,
+    )
+
+
+CLAIMS = (
+    Claim(
+        text="Batch norm allows learning rates at least 3 times as high.",
+        source="Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, "
+        "section 3.3; Bjorck et al. 2018, https://arxiv.org/abs/1806.02375",
+        first=trains("batch", "largest"),
+        second=trains("none", "largest"),
+        effect="ratio",
+        at_least=3.0,
+        unit="times",
+        says="largest rate that reaches 90 % with, divided by that without",
+    ),
+    Claim(
+        text="With batch norm training works over at least half a decade more "
+        "of learning rates.",
+        source="Santurkar et al. 2018, https://arxiv.org/abs/1805.11604, section 1",
+        first=trains("batch", "number"),
+        second=trains("none", "number"),
+        at_least=0.5,
+        unit="decades",
+        says="decades of rates that reach 90 %, with minus without",
+    ),
+)
+FIGURE = FigureConfig(
+    x="learning rate",
+    y="test_accuracy",
+    lines="norm",
+    label="test accuracy",
+    percent=True,
+    log_x=True,
+    caption="Accuracy after ten epochs.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
-
-    def trains(norm: str, how: How) -> Measure:
-        return Measure(
-            column="test_accuracy",
-            where=(("norm", norm),),
-            how=how,
-            along="learning rate",
-            reaching=0.9,
-        )
-
     return StudyConfig(
         name="learning_rate",
         title="Learning rate",
@@ -46,37 +81,6 @@ def get_config() -> StudyConfig:
                 "learning rate": values("optimizer.learning_rate", RATES),
             },
         ),
-        claims=(
-            Claim(
-                text="Batch norm allows learning rates at least 3 times as high.",
-                source="Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, "
-                "section 3.3; Bjorck et al. 2018, https://arxiv.org/abs/1806.02375",
-                first=trains("batch", "largest"),
-                second=trains("none", "largest"),
-                effect="ratio",
-                at_least=3.0,
-                unit="times",
-                says="largest rate that reaches 90 % with, divided by that without",
-            ),
-            Claim(
-                text="With batch norm training works over at least half a decade more "
-                "of learning rates.",
-                source="Santurkar et al. 2018, https://arxiv.org/abs/1805.11604, "
-                "section 3",
-                first=trains("batch", "number"),
-                second=trains("none", "number"),
-                at_least=0.5,
-                unit="decades",
-                says="decades of rates that reach 90 %, with minus without",
-            ),
-        ),
-        figure=FigureConfig(
-            x="learning rate",
-            y="test_accuracy",
-            lines="norm",
-            label="test accuracy",
-            percent=True,
-            log_x=True,
-            caption="Accuracy after ten epochs.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

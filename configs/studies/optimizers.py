@@ -45,42 +45,47 @@ def of_optimizer(name: str) -> tuple[Variant, ...]:
     return grid(changed(LAB_DENSE, short), axes)
 
 
+def best(optimizer: str, norm: str) -> Measure:
+    """The accuracy at the best rate."""
+    where = (("optimizer", optimizer), ("norm", norm))
+    return Measure(column="test_accuracy", where=where, how="max")
+
+
+CLAIMS = tuple(
+    Claim(
+        text=f"Batch norm speeds training with {label}: after two epochs it is "
+        "ahead by at least 1 point.",
+        source=SOURCE,
+        first=best(name, "batch"),
+        second=best(name, "none"),
+        at_least=1.0,
+        unit="points",
+        says="accuracy with minus without, each at its best rate",
+    )
+    for name, label in (
+        ("sgd", "SGD"),
+        ("momentum", "momentum"),
+        ("adam", "Adam"),
+        ("rmsprop", "RMSProp"),
+    )
+)
+FIGURE = FigureConfig(
+    x="rate",
+    y="test_accuracy",
+    lines="norm",
+    panels="optimizer",
+    label="test accuracy",
+    percent=True,
+    caption="Accuracy after two epochs.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
-
-    def best(optimizer: str, norm: str) -> Measure:
-        where = (("optimizer", optimizer), ("norm", norm))
-        return Measure(column="test_accuracy", where=where, how="max")
-
     return StudyConfig(
         name="optimizers",
         title="Optimizers",
         variants=tuple(v for name in RATES for v in of_optimizer(name)),
-        claims=tuple(
-            Claim(
-                text=f"Batch norm speeds training with {label}: after two epochs it is "
-                "ahead by at least 1 point.",
-                source=SOURCE,
-                first=best(name, "batch"),
-                second=best(name, "none"),
-                at_least=1.0,
-                unit="points",
-                says="accuracy with minus without, each at its best rate",
-            )
-            for name, label in (
-                ("sgd", "SGD"),
-                ("momentum", "momentum"),
-                ("adam", "Adam"),
-                ("rmsprop", "RMSProp"),
-            )
-        ),
-        figure=FigureConfig(
-            x="rate",
-            y="test_accuracy",
-            lines="norm",
-            panels="optimizer",
-            label="test accuracy",
-            percent=True,
-            caption="Accuracy after two epochs.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

@@ -39,47 +39,51 @@ def of_network(name: str) -> tuple[Variant, ...]:
     return grid(base, {"network": {name: {}}, **AXES})
 
 
+def accuracy(norm: str, activation: object) -> Measure:
+    """Of both networks, with the norm there."""
+    where = (("norm", norm), ("activation", activation))
+    return Measure(column="test_accuracy", where=where)
+
+
+CLAIMS = (
+    Claim(
+        text="Batch norm belongs before the activation: there it is better by "
+        "at least 0.3 points.",
+        source=f"{IOFFE}, section 3.2",
+        first=accuracy("before", ("relu", "tanh", "sigmoid")),
+        second=accuracy("after", ("relu", "tanh", "sigmoid")),
+        at_least=0.3,
+        unit="points",
+        says="accuracy before minus after, mean of both networks and all activations",
+    ),
+    Claim(
+        text="Batch norm makes networks with saturating activations trainable: "
+        "with sigmoids it gains at least 5 points.",
+        source=f"{IOFFE}, section 4.2.2",
+        first=accuracy("before", "sigmoid"),
+        second=accuracy("none", "sigmoid"),
+        at_least=5.0,
+        unit="points",
+        says="accuracy with batch norm before minus without, sigmoids",
+    ),
+)
+FIGURE = FigureConfig(
+    x="activation",
+    y="test_accuracy",
+    lines="norm",
+    panels="network",
+    label="test accuracy",
+    percent=True,
+    caption="Accuracy after ten epochs.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
-
-    def accuracy(norm: str, activation: object) -> Measure:
-        where = (("norm", norm), ("activation", activation))
-        return Measure(column="test_accuracy", where=where)
-
     return StudyConfig(
         name="placement",
         title="Before or after the activation",
         variants=of_network("dense") + of_network("conv"),
-        claims=(
-            Claim(
-                text="Batch norm belongs before the activation: there it is better by "
-                "at least 0.3 points.",
-                source=f"{IOFFE}, section 3.2",
-                first=accuracy("before", ("relu", "tanh", "sigmoid")),
-                second=accuracy("after", ("relu", "tanh", "sigmoid")),
-                at_least=0.3,
-                unit="points",
-                says="accuracy before minus after, mean of both networks and all "
-                "activations",
-            ),
-            Claim(
-                text="Batch norm makes networks with saturating activations trainable: "
-                "with sigmoids it gains at least 5 points.",
-                source=f"{IOFFE}, section 4.2.2",
-                first=accuracy("before", "sigmoid"),
-                second=accuracy("none", "sigmoid"),
-                at_least=5.0,
-                unit="points",
-                says="accuracy with batch norm before minus without, sigmoids",
-            ),
-        ),
-        figure=FigureConfig(
-            x="activation",
-            y="test_accuracy",
-            lines="norm",
-            panels="network",
-            label="test accuracy",
-            percent=True,
-            caption="Accuracy after ten epochs.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

@@ -22,6 +22,53 @@ from experiments.config import (
 )
 
 
+def measure(norm: str, column: str) -> Measure:
+    """Of the network with this norm."""
+    return Measure(column=column, where=(("norm", norm),))
+
+
+CLAIMS = (
+    Claim(
+        text="Within a recurrent network batch norm needs statistics of each "
+        "step; with one set for all it loses at least 0.5 points.",
+        source="Cooijmans et al. 2017, https://arxiv.org/abs/1603.09025, section 3",
+        first=measure("batch, each step", "test_accuracy"),
+        second=measure("batch, all steps", "test_accuracy"),
+        at_least=0.5,
+        unit="points",
+        says="accuracy with statistics of each step minus one set for all",
+    ),
+    Claim(
+        text="Layer norm trains a recurrent network in fewer steps than batch norm.",
+        source="Ba et al. 2016, https://arxiv.org/abs/1607.06450, section 6",
+        first=measure("batch, each step", "steps_to_90"),
+        second=measure("layer", "steps_to_90"),
+        effect="ratio",
+        at_least=1.0,
+        unit="times",
+        says="steps to 90 % with batch norm, divided by those with layer norm",
+    ),
+    Claim(
+        text="Batch norm within the cell speeds training: without it there are "
+        "at least 1.5 times the steps.",
+        source="Cooijmans et al. 2017, https://arxiv.org/abs/1603.09025, section 5",
+        first=measure("none", "steps_to_90"),
+        second=measure("batch, each step", "steps_to_90"),
+        effect="ratio",
+        at_least=1.5,
+        unit="times",
+        says="steps to 90 % without, divided by those with",
+    ),
+)
+FIGURE = FigureConfig(
+    x="norm",
+    y="steps_to_90",
+    lines="norm",
+    label="steps to 90 %",
+    caption="Steps until 90 % of the held-out digits are right.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
     experiment = changed(
@@ -33,9 +80,6 @@ def get_config() -> StudyConfig:
             "optimizer.learning_rate": 0.003,
         },
     )
-
-    def measure(norm: str, column: str) -> Measure:
-        return Measure(column=column, where=(("norm", norm),))
 
     return StudyConfig(
         name="recurrent",
@@ -54,47 +98,6 @@ def get_config() -> StudyConfig:
                 }
             },
         ),
-        claims=(
-            Claim(
-                text="Within a recurrent network batch norm needs statistics of each "
-                "step; with one set for all it loses at least 0.5 points.",
-                source="Cooijmans et al. 2017, https://arxiv.org/abs/1603.09025, "
-                "section 3",
-                first=measure("batch, each step", "test_accuracy"),
-                second=measure("batch, all steps", "test_accuracy"),
-                at_least=0.5,
-                unit="points",
-                says="accuracy with statistics of each step minus one set for all",
-            ),
-            Claim(
-                text="Layer norm trains a recurrent network in fewer steps than batch "
-                "norm.",
-                source="Ba et al. 2016, https://arxiv.org/abs/1607.06450, section 6",
-                first=measure("batch, each step", "steps_to_90"),
-                second=measure("layer", "steps_to_90"),
-                effect="ratio",
-                at_least=1.0,
-                unit="times",
-                says="steps to 90 % with batch norm, divided by those with layer norm",
-            ),
-            Claim(
-                text="Batch norm within the cell speeds training: without it there are "
-                "at least 1.5 times the steps.",
-                source="Cooijmans et al. 2017, https://arxiv.org/abs/1603.09025, "
-                "section 5",
-                first=measure("none", "steps_to_90"),
-                second=measure("batch, each step", "steps_to_90"),
-                effect="ratio",
-                at_least=1.5,
-                unit="times",
-                says="steps to 90 % without, divided by those with",
-            ),
-        ),
-        figure=FigureConfig(
-            x="norm",
-            y="steps_to_90",
-            lines="norm",
-            label="steps to 90 %",
-            caption="Steps until 90 % of the held-out digits are right.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

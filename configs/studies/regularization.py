@@ -25,13 +25,49 @@ SOURCE = "Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 3.4"
 DROPOUTS = (0.0, 0.1, 0.3, 0.5)
 
 
+def of(norm: str, dropout: object, column: str, how: How = "mean") -> Measure:
+    """Of the network that saw few examples."""
+    where = (("norm", norm), ("dropout", dropout), ("examples", 160))
+    return Measure(column=column, where=where, how=how)
+
+
+CLAIMS = (
+    Claim(
+        text="Batch norm regularizes: it narrows the gap between training and "
+        "test accuracy on few examples by at least 0.5 points.",
+        source=SOURCE,
+        first=of("none", 0.0, "gap"),
+        second=of("batch", 0.0, "gap"),
+        at_least=0.5,
+        unit="points",
+        says="gap without minus gap with, no dropout, 160 examples",
+    ),
+    Claim(
+        text="With batch norm dropout is not needed: without it the test "
+        "accuracy is at least that of the network with the best dropout and no "
+        "batch norm.",
+        source=SOURCE,
+        first=of("batch", 0.0, "test_accuracy"),
+        second=of("none", DROPOUTS, "test_accuracy", "max"),
+        at_least=0.0,
+        unit="points",
+        says="accuracy with batch norm alone minus the best of any dropout "
+        "without, 160 examples",
+    ),
+)
+FIGURE = FigureConfig(
+    x="dropout",
+    y="test_accuracy",
+    lines="norm",
+    panels="examples",
+    label="test accuracy",
+    percent=True,
+    caption="Accuracy after 400 steps.",
+)
+
+
 def get_config() -> StudyConfig:
     """Returns the study."""
-
-    def of(norm: str, dropout: object, column: str, how: How = "mean") -> Measure:
-        where = (("norm", norm), ("dropout", dropout), ("examples", 160))
-        return Measure(column=column, where=where, how=how)
-
     return StudyConfig(
         name="regularization",
         title="Regularization",
@@ -44,37 +80,6 @@ def get_config() -> StudyConfig:
                 "examples": values("data.num_train", (160, 1280)),
             },
         ),
-        claims=(
-            Claim(
-                text="Batch norm regularizes: it narrows the gap between training and "
-                "test accuracy on few examples by at least 0.5 points.",
-                source=SOURCE,
-                first=of("none", 0.0, "gap"),
-                second=of("batch", 0.0, "gap"),
-                at_least=0.5,
-                unit="points",
-                says="gap without minus gap with, no dropout, 160 examples",
-            ),
-            Claim(
-                text="With batch norm dropout is not needed: without it the test "
-                "accuracy is at least that of the network with the best dropout and no "
-                "batch norm.",
-                source=SOURCE,
-                first=of("batch", 0.0, "test_accuracy"),
-                second=of("none", DROPOUTS, "test_accuracy", "max"),
-                at_least=0.0,
-                unit="points",
-                says="accuracy with batch norm alone minus the best of any dropout "
-                "without, 160 examples",
-            ),
-        ),
-        figure=FigureConfig(
-            x="dropout",
-            y="test_accuracy",
-            lines="norm",
-            panels="examples",
-            label="test accuracy",
-            percent=True,
-            caption="Accuracy after 400 steps.",
-        ),
+        claims=CLAIMS,
+        figure=FIGURE,
     )

@@ -99,6 +99,9 @@ def _run(
                 table = RunsTable(folder, config, overwrite=overwrite)
                 bar.update(task, description=config.name, advance=len(table.rows))
                 start, before = time.perf_counter(), len(table.rows)
+                if not console.is_terminal:
+                    runs = len(config.variants) * config.num_seeds - before
+                    console.print(f"{config.name}: {runs} runs to go")
                 conduct(config, table, lambda num: bar.advance(task, num))
                 new = len(table.rows) - before
                 seconds = time.perf_counter() - start
