@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from experiments.bench_runs import describe, runs_a_minute
 from experiments.config import BenchConfig
 from experiments.errors import UserError
 
@@ -59,8 +60,8 @@ def bench(console: Console, config: BenchConfig, workdir: Path) -> None:
         raise
     finally:
         if results["cases"]:
-            layer = config.network == "layer"
-            console.print(_table(results) if layer else _network_table(results))
+            tables = {"layer": _table, "lab": _runs_table}
+            console.print(tables.get(config.network, _network_table)(results))
             console.print(_provenance(results), soft_wrap=True)
             console.print(f"Results: {workdir / RESULTS}", soft_wrap=True)
 
@@ -141,6 +142,20 @@ def _network_table(results: dict) -> Table:
         memory = results["memory"][name] / 1e6
         cells = f"{time:.1f}", f"{images:.1f}", f"{over[name]:.3f}", f"{memory:.0f}"
         table.add_row(name, *cells)
+    return table
+
+
+def _runs_table(results: dict) -> Table:
+    """Training runs a minute, and how often as many as in PyTorch."""
+    num = results["config"]["num_runs"]
+    table = Table(title=describe(results["config"]))
+    for heading in ("library", "seconds", "runs a minute", "time / jaxbn's"):
+        table.add_column(heading, justify="left" if heading == "library" else "right")
+    ((_, seconds),) = results["cases"].items()
+    over = ratios(seconds) | {"jaxbn": 1.0}
+    for name, times in seconds.items():
+        time, rate = statistics.median(times), runs_a_minute(num, times)
+        table.add_row(name, f"{time:.1f}", f"{rate:.0f}", f"{over[name]:.2f}")
     return table
 
 

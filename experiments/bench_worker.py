@@ -6,14 +6,17 @@
 
 import importlib.metadata
 import json
+import os
 import sys
 import time
 
 import jax
 
 from experiments.bench_cases import BENCH_CASES, LIBRARIES, make_step
+from experiments.bench_runs import time_runs
 from experiments.config import BenchConfig
 
+LAB = "lab"
 WARM_UP = 3
 PAUSE = 0.005  # seconds, until the threads of the library before are asleep
 
@@ -64,12 +67,17 @@ def main() -> None:
     """Times every case; the parent ends it by closing the pipe or a signal."""
     fields = json.loads(sys.stdin.readline())
     config = BenchConfig(**{**fields, "shape": tuple(fields["shape"])})
-    jax.config.update("jax_num_cpu_devices", max(case.shards for case in BENCH_CASES))
+    cores = os.cpu_count() or 1
+    shards = max(case.shards for case in BENCH_CASES)
+    jax.config.update("jax_num_cpu_devices", cores if config.network == LAB else shards)
     device = jax.devices()[0].device_kind
     layer = config.network == "layer"
     num_cases = len(BENCH_CASES) if layer else 1
     about = {"versions": versions(), "device": device, "num_cases": num_cases}
     print(json.dumps(about), flush=True)
+    if config.network == LAB:
+        print(json.dumps(time_runs(config)), flush=True)
+        return
     if not layer:
         time_network(config)
         return

@@ -15,8 +15,10 @@ class BenchConfig:
     """Names the folder of the results, `runs/NAME`."""
     seed: int = 0
     """Of the input, in [0, 2**32)."""
-    network: Literal["layer", "resnet18", "resnet50", "resnet101"] = "layer"
-    """layer: batch norm alone."""
+    network: Literal["layer", "resnet18", "resnet50", "resnet101", "lab"] = "layer"
+    """layer: batch norm alone; lab: whole runs of the studies' dense network."""
+    num_runs: int = 200
+    """Of lab, at least 1."""
     shape: tuple[int, int, int, int] = (64, 56, 56, 64)
     """Of the input: examples, an even number, height, width, channels."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -28,5 +30,6 @@ class BenchConfig:
         """Checks the ranges."""
         check_name_and_seed(self.name, self.seed)
         require(self.rounds >= 1, "rounds", ">= 1", self.rounds)
+        require(self.num_runs >= 1, "num_runs", ">= 1", self.num_runs)
         fits = min(self.shape) >= 1 and self.shape[0] % 2 == 0
         require(fits, "shape", "positive, of an even number of examples", self.shape)

@@ -41,6 +41,34 @@ def draw(figure: FigureConfig, rows: list[Row]) -> str:
     return to_svg(drawn)
 
 
+def draw_percentiles(lines: str, rows: list[Row]) -> str:
+    """Draws how a unit's inputs spread over training, a panel for each variant.
+
+    After Ioffe & Szegedy 2015, figure 1: one unit of the last hidden layer, with the
+    first seed.
+    """
+    panels = _options(rows, lines)
+    with rc_context(RENDERING):
+        drawn = Figure(figsize=(2.5 + 2.5 * len(panels), 3.2), layout="constrained")
+        for axes, panel in zip(
+            np.ravel(drawn.subplots(1, len(panels))), panels, strict=True
+        ):
+            row = next(row for row in rows if row[lines] == panel)
+            blocks = [name for name in row if name.startswith("p50_after_")]
+            steps = row["steps_between"] * np.arange(1, len(blocks) + 1)
+            for number, percentile in enumerate((15, 50, 85)):
+                colour, dash = STYLES[number]
+                values = [
+                    row[f"p{percentile}_after_{k + 1}"] for k in range(len(blocks))
+                ]
+                axes.plot(steps, values, color=colour, ls=dash, label=f"{percentile} %")
+            axes.set(title=panel, xlabel="step")
+            axes.grid(alpha=0.3)
+        drawn.axes[0].set_ylabel("input of one sigmoid")
+        drawn.axes[-1].legend(title="percentile")
+    return to_svg(drawn)
+
+
 def _panel(axes: Axes, figure: FigureConfig, rows: list[Row]) -> None:
     """One line for each option of `lines`, over the options of `x`."""
     options = _options(rows, figure.x)

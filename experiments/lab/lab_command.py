@@ -45,7 +45,7 @@ def study(
     """Runs one study, or what it lacks, and writes its page."""
     outcome = _run(console, [(config, folder, command)], overwrite)[0]
     write_page(folder / REPORT, config.title, [outcome], command)
-    (folder / f"{config.name}.svg").write_text(outcome.svg, "utf-8")
+    _write_figures(folder, outcome)
     print_table(console, front_table([outcome]))
     console.print(f"Report: {folder / REPORT}", soft_wrap=True)
 
@@ -69,11 +69,16 @@ def lab(
     write_page(folder / REPORT, TITLE, outcomes, command)
     write_verdicts(folder / VERDICTS, outcomes)
     for outcome in outcomes:
-        svg = folder / outcome.study.name / f"{outcome.study.name}.svg"
-        svg.write_text(outcome.svg, "utf-8")
+        _write_figures(folder / outcome.study.name, outcome)
     print_table(console, front_table(outcomes))
     console.print(f"Verdicts: {folder / VERDICTS}", soft_wrap=True)
     console.print(f"Report: {folder / REPORT}", soft_wrap=True)
+
+
+def _write_figures(folder: Path, outcome: Outcome) -> None:
+    for number, picture in enumerate(outcome.pictures):
+        name = f"{outcome.study.name}{number or ''}.svg"
+        (folder / name).write_text(picture.svg, "utf-8")
 
 
 def _run(

@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.config import StudyConfig
-from experiments.lab.figures import draw
+from experiments.lab.figures import draw, draw_percentiles
 from experiments.lab.runs_table import SEED, Row
 from experiments.lab.verdicts import Verdict, decide
-from experiments.report import TEMPLATES, Table, provenance
+from experiments.report import TEMPLATES, Picture, Table, provenance
 
 VERDICTS = "verdicts.json"
+BARS = "Bars: bootstrap 95 % intervals of the mean over seeds."
+UNIT = "Percentiles of what enters one unit of the last hidden layer, first seed."
 MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
 
 
@@ -22,7 +24,7 @@ class Outcome(NamedTuple):
 
     study: StudyConfig
     verdicts: list[Verdict]
-    svg: str
+    pictures: list[Picture]
     table: Table
     command: str
 
@@ -30,9 +32,10 @@ class Outcome(NamedTuple):
 def conclude(study: StudyConfig, rows: list[Row], command: str) -> Outcome:
     """Applies the rules to the runs, and draws them."""
     verdicts = [decide(claim, rows) for claim in study.claims]
-    return Outcome(
-        study, verdicts, draw(study.figure, rows), _table(study, rows), command
-    )
+    pictures = [Picture(draw(study.figure, rows), f"{study.figure.caption} {BARS}")]
+    if study.probe == "shift":
+        pictures.append(Picture(draw_percentiles(study.figure.lines, rows), UNIT))
+    return Outcome(study, verdicts, pictures, _table(study, rows), command)
 
 
 def in_words(verdict: Verdict) -> str:

@@ -6,30 +6,113 @@ import dataclasses
 import pytest
 
 from experiments.config import (
+    LAB_DENSE,
     AdaptationStudy,
-    BatchSizeStudy,
     BenchConfig,
+    Claim,
     DataConfig,
     ExperimentConfig,
-    InferenceStudy,
+    FigureConfig,
+    Measure,
+    ModelConfig,
     NormConfig,
     OptimizerConfig,
     StudyConfig,
     TrainConfig,
+    changed,
+    grid,
+    values,
 )
-from experiments.loading import available, load
+from experiments.loading import STUDIES, available, load
 
 BASE = {"name": "a", "experiment": ExperimentConfig(name="b")}
+
+
+def figure(x="norm"):
+    return FigureConfig(x=x, y="test_accuracy", lines=x, label="", caption="")
+
+
+def claim(norm, along=""):
+    first = Measure(column="test_accuracy", where=(("norm", norm),), along=along)
+    return Claim(text="", source="", first=first, at_least=0.0, says="")
+
+
+def study(changes=None, **fields):
+    experiment = changed(LAB_DENSE, changes or {})
+    variants = grid(experiment, {"norm": values("norm.kind", ("batch", "none"))})
+    usual = {"variants": variants, "claims": (), "figure": figure()}
+    return StudyConfig(name="a", **(usual | fields))
+
+
 ERRORS = [
     (lambda: NormConfig(group_size=0), "`norm.group_size` must be >= 1, got 0."),
     (
-        lambda: InferenceStudy(**BASE, num_seeds=0),
+        lambda: AdaptationStudy(**BASE, num_seeds=0),
         "`num_seeds` must be >= 1, got 0.",
     ),
     (
-        lambda: InferenceStudy(**BASE, steps=(3, 2)),
-        "`steps` must be increasing, from 1, got (3, 2).",
+        lambda: study(num_workers=0),
+        "`num_workers` must be >= 1, got 0.",
     ),
+    (
+        lambda: study(variants=()),
+        "`variants` must be distinct, at least one, got 0.",
+    ),
+    (
+        lambda: study(claims=(claim("layer"),)),
+        "`where` must be that of at least one variant, got (('norm', 'layer'),).",
+    ),
+    (
+        lambda: study(claims=(claim("batch", along="rate"),)),
+        "`along` must be a setting, got 'rate'.",
+    ),
+    (
+        lambda: study(figure=figure("rate")),
+        "`figure` must be of settings ['norm'], got {'rate'}.",
+    ),
+    (
+        lambda: study(changes={"train.eval_every": 7}),
+        "`train.num_steps` must be divided by train.eval_every, got 400.",
+    ),
+    (
+        lambda: ModelConfig(name="plain", depth=1),
+        "`model.depth` must be >= 2, got 1.",
+    ),
+    (
+        lambda: ModelConfig(hidden=()),
+        "`model.hidden` must be >= 1 each, at least one, got ().",
+    ),
+    (
+        lambda: ModelConfig(dropout=1.0),
+        "`model.dropout` must be in [0, 1), got 1.0.",
+    ),
+    (
+        lambda: ModelConfig(name="gru", dropout=0.5),
+        "`model.dropout` must be left out but for dense and conv, got 0.5.",
+    ),
+    (
+        lambda: ModelConfig(init_scale=0.0),
+        "`model.init_scale` must be > 0, got 0.0.",
+    ),
+    (
+        lambda: NormConfig(kind="layer", affine="fixed"),
+        "`norm.affine` must be fixed for kinds batch and renorm only, got 'fixed'.",
+    ),
+    (
+        lambda: NormConfig(kind="group", noise=1.0),
+        "`norm.noise` must be for kinds batch and renorm only, got 1.0.",
+    ),
+    (lambda: NormConfig(noise=-1.0), "`norm.noise` must be >= 0, got -1.0."),
+    (
+        lambda: NormConfig(fixed_scale=0.0),
+        "`norm.fixed_scale` must be > 0, got 0.0.",
+    ),
+    (
+        lambda: DataConfig(num_empty=64),
+        "`data.num_empty` must be in [0, data.batch_size), which is 64, got 64.",
+    ),
+    (lambda: DataConfig(num_train=0), "`data.num_train` must be >= 1, got 0."),
+    (lambda: BenchConfig(name="a", num_runs=0), "`num_runs` must be >= 1, got 0."),
     (
         lambda: AdaptationStudy(**BASE, batch_size=1),
         "`batch_size` must be >= 2, got 1.",
@@ -38,15 +121,7 @@ ERRORS = [
         lambda: AdaptationStudy(**BASE, prior_counts=()),
         "`prior_counts` must be >= 0, at least one, got ().",
     ),
-    (
-        lambda: BatchSizeStudy(**BASE, batch_sizes=(1, 2)),
-        "`batch_sizes` must be >= 2, at least one, got (1, 2).",
-    ),
-    (
-        lambda: BatchSizeStudy(**BASE, batch_sizes=(48,)),
-        "`batch_sizes` must be divisors of experiment.data.batch_size, 64, got (48,).",
-    ),
-    (lambda: DataConfig(batch_size=1), "`data.batch_size` must be >= 2, got 1."),
+    (lambda: DataConfig(batch_size=0), "`data.batch_size` must be >= 1, got 0."),
     (lambda: NormConfig(momentum=1.0), "`norm.momentum` must be in [0, 1), got 1.0."),
     (lambda: NormConfig(epsilon=0.0), "`norm.epsilon` must be > 0, got 0.0."),
     (
@@ -61,8 +136,8 @@ ERRORS = [
     (lambda: TrainConfig(num_steps=0), "`train.num_steps` must be >= 1, got 0."),
     (lambda: TrainConfig(eval_every=0), "`train.eval_every` must be >= 1, got 0."),
     (
-        lambda: NormConfig(virtual_batch_size=1),
-        "`norm.virtual_batch_size` must be >= 2, got 1.",
+        lambda: NormConfig(virtual_batch_size=0),
+        "`norm.virtual_batch_size` must be >= 1, got 0.",
     ),
     (
         lambda: ExperimentConfig(name="a", norm=NormConfig(virtual_batch_size=24)),
@@ -92,13 +167,38 @@ def test_config_file(path):
     if path.stem.startswith("bench_"):
         command, kind = "bench", BenchConfig
     if path.parent.name == "studies":
-        command, kind = "study", StudyConfig
+        command, kind = "study", STUDIES
     config = load(path, kind)
     assert config.name == path.stem
     text = path.read_text()
     for said in (f"python -m experiments {command} {path}", "Cost:", "Expected:"):
         assert said in text
     assert "TODO" not in text
+
+
+def test_the_laboratory_has_its_studies():
+    found = {
+        load(p, STUDIES).name for p, _ in available() if p.parent.name == "studies"
+    }
+    assert found == {
+        "adaptation", "covariate_shift", "speed", "learning_rate", "initialization",
+        "regularization", "batch_size", "placement", "affine", "optimizers",
+        "recurrent", "inference", "cost", "depth",
+    }  # fmt: skip
+
+
+def test_a_grid_has_every_combination():
+    axes = {
+        "norm": values("norm.kind", ("batch", "none")),
+        "size": {"large": {"data.batch_size": 64, "norm.momentum": 0.5}, "usual": {}},
+    }
+    found = {v.settings: v.experiment for v in grid(LAB_DENSE, axes)}
+    assert len(found) == 4
+    large = found[("norm", "none"), ("size", "large")]
+    assert (large.norm.kind, large.norm.momentum, large.data.batch_size) == (
+        "none", 0.5, 64,
+    )  # fmt: skip
+    assert found[("norm", "batch"), ("size", "usual")] == LAB_DENSE
 
 
 def test_there_are_configs():

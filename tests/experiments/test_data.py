@@ -10,11 +10,14 @@ import pytest
 from experiments.config import DataConfig
 from experiments.data import (
     ArraySource,
+    batches_of_each_kind,
     eval_batches,
     load_dataset,
     rows_of_step,
     train_batches,
 )
+from experiments.data.examples import first
+from experiments.errors import UserError
 
 
 def test_digits():
@@ -123,3 +126,35 @@ def test_rows_are_a_function_of_the_step():
     rows = [rows_of_step(10, 4, 0, step) for step in range(3)]
     assert sorted(np.concatenate(rows)) == [-1, -1, *range(10)]
     np.testing.assert_array_equal(rows[1], rows_of_step(10, 4, 0, 1))
+
+
+def test_empty_rows_stand_at_the_end_of_every_batch():
+    rows = [rows_of_step(10, 4, 0, step, 1) for step in range(4)]
+    assert sorted(np.concatenate(rows)) == [-1] * 6 + list(range(10))
+    assert all(batch[-1] == -1 for batch in rows)
+    batches = take(4, 10, 4, 0, num_empty=1)
+    assert [b.mask.tolist() for b in batches[:1]] == [[True, True, True, False]]
+    kinds = list(
+        batches_of_each_kind(numbered(10), DataConfig(batch_size=4, num_empty=1))
+    )
+    assert [k.mask.sum() for k in kinds] == [3, 1]
+
+
+def test_the_first_examples_only():
+    whole, part = (load_dataset(DataConfig(num_train=n)) for n in (None, 100))
+    assert len(part.train) == 100 and len(part.test) == len(whole.test)
+    np.testing.assert_array_equal(part.train.image, whole.train.image[:100])
+    with pytest.raises(UserError, match=r"data\.num_train is 9999, but there are 1437"):
+        load_dataset(DataConfig(num_train=9999))
+    listed = first(Numbered(), 3)
+    assert len(listed) == 3 and listed.load(2, None)[1] == 2
+
+
+class Numbered:
+    """Examples that are not in memory."""
+
+    def __len__(self):
+        return 10
+
+    def load(self, index, rng):
+        return np.zeros((1, 1, 1), np.float32), index

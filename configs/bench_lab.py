@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training runs a minute: the laboratory, and a loop of PyTorch on the same cores.
+
+    python -m experiments bench configs/bench_lab.py
+
+The dense network of the studies, 400 steps with batches of 32 and 20 evaluations, the
+same batches in both. The laboratory's time has its compilation; PyTorch has a process
+for each core, warm beforehand. PyTorch has its turn where it is installed (`make
+compare` installs it).
+
+Cost: a minute and a half on 2 CPU cores.
+Expected: EXPECTED
+"""
+
+from experiments.config import BenchConfig
+
+
+def get_config() -> BenchConfig:
+    """Returns the benchmark."""
+    return BenchConfig(name="bench_lab", network="lab", num_runs=200, rounds=3)

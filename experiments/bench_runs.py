@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole training runs in the laboratory, and in a loop of PyTorch, on the same cores.
+
+The same network, data, batches, steps and evaluations. The laboratory compiles its
+program within the time; PyTorch has a process for each core, warm before it.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import math
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from experiments.config import (
+    LAB_DENSE,
+    BenchConfig,
+    ExperimentConfig,
+    FigureConfig,
+    StudyConfig,
+    grid,
+    values,
+)
+
+TITLE = "training runs"
+Runs = Callable[[], float]
+"""Trains them all, and returns the mean of the final test accuracies."""
+
+
+def study_of(num_runs: int) -> StudyConfig:
+    """The dense network with batch norm, ten seeds at each of several rates."""
+    rates = tuple(round(0.1 + 0.001 * k, 3) for k in range(math.ceil(num_runs / 10)))
+    figure = FigureConfig(
+        x="rate", y="test_accuracy", lines="rate", label="accuracy", caption=""
+    )
+    return StudyConfig(
+        name="bench",
+        variants=grid(LAB_DENSE, {"rate": values("optimizer.learning_rate", rates)}),
+        claims=(),
+        figure=figure,
+        num_seeds=min(10, num_runs),
+    )
+
+
+def time_runs(config: BenchConfig) -> dict[str, Any]:
+    """Times all runs in each library, in turn, `rounds` times."""
+    with contextlib.ExitStack() as stack:
+        made = {"jaxbn": lab_runs(config.num_runs)}
+        if importlib.util.find_spec("torch") is not None:
+            made["torch"] = stack.enter_context(torch_runs(config.num_runs))
+        seconds: dict[str, list[float]] = {name: [] for name in made}
+        accuracy: dict[str, float] = {}
+        for _ in range(config.rounds):
+            for name, run in made.items():
+                start = time.perf_counter()
+                accuracy[name] = run()
+                seconds[name].append(time.perf_counter() - start)
+    return {"case": TITLE, "seconds": seconds, "accuracy": accuracy}
+
+
+def lab_runs(num_runs: int) -> Runs:
+    """As `study` runs them, compilation and table of runs included."""
+    from experiments.lab.conduct import conduct
+    from experiments.lab.runs_table import RunsTable
+
+    def run() -> float:
+        study = study_of(num_runs)
+        with tempfile.TemporaryDirectory() as folder:
+            table = RunsTable(Path(folder), study, overwrite=False)
+            conduct(study, table, lambda num: None)
+        return fmean(row["test_accuracy"] for row in table.rows)
+
+    return run
+
+
+@contextlib.contextmanager
+def torch_runs(num_runs: int) -> Iterator[Runs]:
+    """In a process for each core, each with one thread."""
+    study = study_of(num_runs)
+    seeds = range(study.num_seeds)
+    work = [(v.experiment, seed) for v in study.variants for seed in seeds]
+    cores = os.cpu_count() or 1
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores, mp_context=context) as pool:
+        list(pool.map(train_torch, work[: 2 * cores]))  # imports, and warms up
+        yield lambda: fmean(pool.map(train_torch, work))
+
+
+def train_torch(work: tuple[ExperimentConfig, int]) -> float:
+    """Trains the dense network with one seed; returns the final test accuracy."""
+    from experiments.data import load_dataset, rows_of_step
+
+    config, seed = work
+    torch: Any = importlib.import_module("torch")
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    dataset = load_dataset(config.data)
+    train, test = (
+        (torch.from_numpy(np.asarray(s.image)).flatten(1), torch.tensor(s.label).long())
+        for s in (dataset.train, dataset.test)
+    )
+    model = _torch_network(torch, config, train[0].shape[1], dataset.num_classes)
+    optimizer = torch.optim.SGD(model.parameters(), config.optimizer.learning_rate)
+    accuracy = 0.0
+    for step in range(config.train.num_steps):
+        rows = rows_of_step(len(train[1]), config.data.batch_size, seed, step)
+        chosen = torch.from_numpy(rows)
+        loss = torch.nn.functional.cross_entropy(
+            model(train[0][chosen]), train[1][chosen]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % config.train.eval_every == 0:
+            model.eval()
+            with torch.no_grad():
+                right = model(test[0]).argmax(1) == test[1]
+            accuracy = float(right.float().mean())
+            model.train()
+    return accuracy
+
+
+def _torch_network(torch: Any, config: ExperimentConfig, width: int, classes: int):
+    """The dense network; momentum is 1 minus ours."""
+    layers = []
+    for units in config.model.hidden or ():
+        norm = torch.nn.BatchNorm1d(
+            units, eps=config.norm.epsilon, momentum=1 - config.norm.momentum
+        )
+        layers += [torch.nn.Linear(width, units), norm, torch.nn.ReLU()]
+        width = units
+    return torch.nn.Sequential(*layers, torch.nn.Linear(width, classes))
+
+
+def runs_a_minute(num_runs: int, seconds: list[float]) -> float:
+    """In the round of median time."""
+    return 60 * num_runs / float(np.median(seconds))
+
+
+def describe(config: dict[str, Any]) -> str:
+    """What one run is."""
+    loop = dataclasses.asdict(LAB_DENSE)["train"]
+    return (
+        f"{config['num_runs']} training runs of {loop['num_steps']} steps, batch "
+        f"{LAB_DENSE.data.batch_size}"
+    )

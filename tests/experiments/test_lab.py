@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The laboratory's runs, tables and pages, on small studies."""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.config import (
+    LAB_DENSE,
+    Claim,
+    FigureConfig,
+    Measure,
+    StudyConfig,
+    changed,
+    grid,
+    values,
+)
+from experiments.errors import UserError
+from experiments.lab.conduct import conduct, plan
+from experiments.lab.outcome import conclude, front_table
+from experiments.lab.runs_table import RUNS, RunsTable, missing
+from experiments.training import train
+
+ROOT = Path(__file__).parents[2]
+BASE = changed(
+    LAB_DENSE,
+    {"model.hidden": (16,), "train.num_steps": 20, "train.eval_every": 10},
+)
+
+
+def small_study(axes=None, **fields):
+    norm = Measure(column="test_accuracy", where=(("norm", "batch"),))
+    none = dataclasses.replace(norm, where=(("norm", "none"),))
+    claim = Claim(
+        text="It is better.",
+        source="https://example.org/",
+        first=norm,
+        second=none,
+        at_least=1.0,
+        unit="points",
+        says="with minus without",
+    )
+    axes = axes or {
+        "norm": values("norm.kind", ("batch", "none")),
+        "rate": values("optimizer.learning_rate", (0.1, 0.5)),
+    }
+    figure = FigureConfig(
+        x=list(axes)[-1],
+        y="test_accuracy",
+        lines="norm",
+        label="accuracy",
+        percent=True,
+        caption="Small.",
+    )
+    study = StudyConfig(
+        name="small",
+        title="Small",
+        variants=grid(BASE, axes),
+        claims=(claim,),
+        figure=figure,
+        num_seeds=3,
+    )
+    return dataclasses.replace(study, **fields)
+
+
+def conducted(study, folder, **fields):
+    table = RunsTable(folder, study, overwrite=False, **fields)
+    counts = []
+    conduct(study, table, counts.append)
+    return table, counts
+
+
+def test_a_run_is_that_of_the_loop(tmp_path):
+    """Learning rate and scale are arguments of one program, with the same effect."""
+    axes = {
+        "norm": values("norm.kind", ("batch", "none")),
+        "scale": values("model.init_scale", (0.5, 2.0)),
+    }
+    table, counts = conducted(small_study(axes), tmp_path)
+    assert counts == [3] * 4 and len(table.rows) == 12
+    for row in table.rows:
+        if row["seed"] == 2:
+            config = changed(
+                BASE, {"norm.kind": row["norm"], "model.init_scale": row["scale"]}
+            )
+            *_, last = train(dataclasses.replace(config, seed=2))
+            # One held-out digit of 360 may fall on the other side by rounding.
+            assert row["test_accuracy"] == pytest.approx(last.test_accuracy, abs=0.004)
+            assert row["test_loss"] == pytest.approx(last.test_loss, rel=1e-3)
+    programs = plan(small_study(axes), [])
+    assert [len(work) for work in programs] == [2, 2]
+
+
+def test_goes_on_where_it_stopped(tmp_path):
+    study = small_study()
+    whole = conducted(study, tmp_path)[0].rows
+    path = tmp_path / RUNS
+    lines = path.read_text().splitlines(keepends=True)
+    assert len(lines) == 13
+    path.write_text("".join(lines[:8]) + lines[8][:20])  # killed while writing
+    table = RunsTable(tmp_path, study, overwrite=False)
+    assert len(table.rows) == 7
+    assert sum(len(missing(study, v, table.rows)) for v in study.variants) == 5
+    counts = []
+    conduct(study, table, counts.append)
+    assert sum(counts) == 5
+
+    def numbers(rows):
+        key = ("norm", "rate", "seed")
+        found = {tuple(row[k] for k in key): row["test_loss"] for row in rows}
+        return [found[k] for k in sorted(found, key=str)]
+
+    assert numbers(table.rows) == pytest.approx(numbers(whole), rel=1e-5)
+    assert conducted(study, tmp_path)[1] == []
+    more = dataclasses.replace(study, num_seeds=4)
+    assert sum(conducted(more, tmp_path)[1]) == 4
+
+
+def test_a_folder_of_other_variants_is_not_mixed(tmp_path):
+    conducted(small_study(num_seeds=1), tmp_path)
+    other = small_study({"norm": values("norm.kind", ("batch", "none"))})
+    with pytest.raises(UserError, match="holds runs of other variants"):
+        RunsTable(tmp_path, other, overwrite=False)
+    RunsTable(tmp_path, other, overwrite=True)
+    assert not (tmp_path / RUNS).exists()
+    (tmp_path / RUNS).write_text("norm,seed\nbatch,x\n")
+    with pytest.raises(UserError, match="is not a table of this study's runs"):
+        RunsTable(tmp_path, other, overwrite=False)
+
+
+def test_cost_takes_turns(tmp_path):
+    axes = {
+        "part": {"layer": {}, "dense": {}},
+        "norm": values("norm.kind", ("batch", "none")),
+    }
+    study = small_study(axes, probe="cost", num_seeds=2)
+    table, counts = conducted(study, tmp_path)
+    assert counts == [4, 4]
+    assert all(row["ms"] > 0 and row["memory_mb"] >= 0 for row in table.rows)
+    assert conducted(study, tmp_path)[1] == []
+
+
+def test_conclusions_are_of_the_runs(tmp_path):
+    study = small_study()
+    rows = conducted(study, tmp_path)[0].rows
+    outcome = conclude(study, rows, "command")
+    (verdict,) = outcome.verdicts
+    assert verdict.verdict == "undecided" and verdict.num_seeds == 3
+    means = [
+        sum(r["test_accuracy"] for r in rows if r["norm"] == norm) / 6
+        for norm in ("batch", "none")
+    ]
+    assert verdict.effect == pytest.approx(100 * (means[0] - means[1]))
+    assert front_table([outcome]).rows[0][2] == "? undecided"
+    assert len(outcome.table.rows) == 4 and "<svg" in outcome.pictures[0].svg
+
+
+CONFIG = """
+from tests.experiments.test_lab import small_study
+
+def get_config():
+    return small_study(name={name!r}, num_seeds={num})
+"""
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder, *arguments):
+    process = start(folder, *arguments)
+    out, error = process.communicate()
+    return process.returncode, out, error
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with two studies in configs/studies."""
+    folder = tmp_path / "configs" / "studies"
+    folder.mkdir(parents=True)
+    for name, num in (("one", 2), ("two", 10)):
+        (folder / f"{name}.py").write_text(CONFIG.format(name=name, num=num))
+    return tmp_path
+
+
+def test_lab_command(place):
+    """All studies, one page, one file of verdicts; the second time nothing is run."""
+    code, out, error = run(place, "lab")
+    assert (code, error) == (0, "")
+    assert "one: 8 runs in" in out and "two: 40 runs in" in out
+    found = json.loads((place / "runs/lab/verdicts.json").read_text())
+    assert [(v["study"], v["seeds"]) for v in found] == [("one", 2), ("two", 10)]
+    wanted = {"claim", "rule", "effect", "interval", "seeds", "verdict", "source"}
+    assert wanted <= set(found[0])
+    page = (place / "runs/lab/report.html").read_text()
+    assert page.count("<svg") == 2 and "python -m experiments lab" in page
+    assert not re.search(r'(src|href)="http', page.replace('href="https://example', ""))
+    code, out, error = run(place, "lab")
+    assert code == 0 and "one: 0 runs in" in out and "two: 0 runs in" in out
+
+
+def test_study_command(place):
+    arguments = "study", "configs/studies/two.py", "--num-seeds", "1"
+    code, out, error = run(place, *arguments)
+    assert (code, error) == (0, "")
+    assert "undecided" in out and (place / "runs/lab/two/report.html").exists()
+    rows = list(csv.DictReader((place / "runs/lab/two/runs.csv").open()))
+    assert len(rows) == 4 and {"norm", "rate", "seed", "test_accuracy"} <= set(rows[0])
+    code, _, error = run(place, "study", "configs/studies/no.py")
+    assert code == 2 and error.count("\n") == 1
+    code, _, error = run(place, *arguments, "--num-seeds", "0")
+    assert code == 2 and "`num_seeds` must be >= 1, got 0." in error
+
+
+LONG = """
+from experiments.config import LAB_DENSE, StudyConfig, changed, grid, values
+from tests.experiments.test_lab import small_study
+
+def get_config():
+    rates = tuple(k / 400 for k in range(1, 300))
+    axes = {
+        "norm": values("norm.kind", ("batch", "none")),
+        "rate": values("optimizer.learning_rate", rates),
+    }
+    return small_study(axes, name="long", num_seeds=10)
+"""
+
+
+def test_interrupted_it_keeps_what_is_done(place):
+    (place / "configs/studies/long.py").write_text(LONG)
+    process = start(place, "study", "configs/studies/long.py")
+    path = place / "runs/lab/long/runs.csv"
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.stat().st_size < 2000:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    twice = run(place, "study", "configs/studies/long.py")
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in out
+    assert "Traceback" not in error
+    assert twice[0] == 2 and "is in use by another process" in twice[2]
+    text = path.read_text()
+    assert text.endswith("\n") and (text.count("\n") - 1) % 10 == 0
