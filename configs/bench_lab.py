@@ -17,4 +17,4 @@ from experiments.config import BenchConfig
 
 def get_config() -> BenchConfig:
     """Returns the benchmark."""
-    return BenchConfig(name="bench_lab", network="lab", num_runs=200, rounds=3)
+    return BenchConfig(name="bench_lab", network="lab", num_runs=500, rounds=3)

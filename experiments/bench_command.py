@@ -40,7 +40,7 @@ def bench(console: Console, config: BenchConfig, workdir: Path) -> None:
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()}-core {platform.machine()}",
         "python": platform.python_version(),
-        "allocator": ALLOCATOR,
+        "allocator": allocator(config),
         **next(answers),
         "cases": {},
     }
@@ -70,7 +70,7 @@ def _run_worker(config: BenchConfig) -> Iterator[dict]:
     """Yields what the timed process says, line by line."""
     worker = subprocess.Popen(
         [sys.executable, "-m", "experiments.bench_worker"],
-        env={**os.environ, **ALLOCATOR},
+        env={**os.environ, **allocator(config)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -89,6 +89,11 @@ def _run_worker(config: BenchConfig) -> Iterator[dict]:
     finally:
         worker.kill()
         worker.wait()
+
+
+def allocator(config: BenchConfig) -> dict[str, str]:
+    """The settings; none for whole runs, whose threads would share the one arena."""
+    return {} if config.network == "lab" else ALLOCATOR
 
 
 def medians(seconds: dict[str, list[float]]) -> dict[str, float]:

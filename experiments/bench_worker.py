@@ -6,7 +6,6 @@
 
 import importlib.metadata
 import json
-import os
 import sys
 import time
 
@@ -67,9 +66,7 @@ def main() -> None:
     """Times every case; the parent ends it by closing the pipe or a signal."""
     fields = json.loads(sys.stdin.readline())
     config = BenchConfig(**{**fields, "shape": tuple(fields["shape"])})
-    cores = os.cpu_count() or 1
-    shards = max(case.shards for case in BENCH_CASES)
-    jax.config.update("jax_num_cpu_devices", cores if config.network == LAB else shards)
+    jax.config.update("jax_num_cpu_devices", max(case.shards for case in BENCH_CASES))
     device = jax.devices()[0].device_kind
     layer = config.network == "layer"
     num_cases = len(BENCH_CASES) if layer else 1

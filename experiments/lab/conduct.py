@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs what a study lacks: programs compiled once, variants spread over the cores."""
 
-import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,17 +36,19 @@ def conduct(
         return
     stop, lock = threading.Event(), threading.Lock()
 
-    def work(number: int, todo: Work) -> None:
-        with jax.default_device(jax.devices()[number % len(jax.devices())]):
-            for rows in run_work(study, todo, stop):
-                with lock:
-                    table.add(rows)
-                    advance(len(rows))
+    def work(program: Program, todo: Work) -> None:
+        for variant, seeds in todo:
+            if stop.is_set():
+                return
+            rows = program.run(variant, seeds)
+            with lock:
+                table.add(rows)
+                advance(len(rows))
 
-    workers = study.num_workers or len(jax.devices())
+    workers = study.num_workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        parts = enumerate(_cut(plan(study, table.rows), workers))
-        futures = [pool.submit(work, number, todo) for number, todo in parts]
+        parts = _parts(study, plan(study, table.rows), workers)
+        futures = [pool.submit(work, program, todo) for program, todo in parts]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -74,31 +76,38 @@ def _size(work: Work) -> int:
     return sum(c.train.num_steps * c.data.batch_size for c in configs)
 
 
-def _cut(works: list[Work], workers: int) -> list[Work]:
-    """With fewer programs than cores, each is compiled on more than one."""
-    parts = max(1, workers // max(1, len(works)))
-    cut = [[work[k::parts] for k in range(parts)] for work in works]
-    return [part for part in itertools.chain(*cut) if part]
+def _parts(
+    study: StudyConfig, works: list[Work], workers: int
+) -> Iterator[tuple["Program", Work]]:
+    """With fewer programs than cores, some cores share one."""
+    num = max(1, workers // max(1, len(works)))
+    for work in works:
+        program = Program(study.probe)
+        for part in (work[k::num] for k in range(num)):
+            if part:
+                yield program, part
 
 
-def run_work(
-    study: StudyConfig, todo: Work, stop: threading.Event
-) -> Iterator[list[Row]]:
-    """Compiles the program, and yields the rows of one variant after the other."""
-    program = None
-    for variant, seeds in todo:
-        if stop.is_set():
-            return
+class Program:
+    """The compiled program of some variants; threads may share it."""
+
+    def __init__(self, probe: str):
+        """Nothing is compiled yet."""
+        self._probe, self._compiled = PROBES[probe], None
+        self._lock = threading.Lock()
+
+    def run(self, variant: Variant, seeds: list[int]) -> list[Row]:
+        """Returns the rows of the variant, of all seeds side by side."""
         config = variant.experiment
         examples = in_memory(config)
         lanes = lanes_of(config, len(examples.train.label), seeds)
-        if program is None:
-            probe = PROBES[study.probe](program_config(config))
-            program = compile_runs(config, examples, lanes, probe)
+        with self._lock:
+            if self._compiled is None:
+                probe = self._probe(program_config(config))
+                self._compiled = compile_runs(config, examples, lanes, probe)
         start = time.perf_counter()
-        found = jax.tree.map(np.asarray, program(lanes, examples))
-        seconds = time.perf_counter() - start
-        yield _rows(variant, seeds, found, seconds)
+        found = jax.tree.map(np.asarray, self._compiled(lanes, examples))
+        return _rows(variant, seeds, found, time.perf_counter() - start)
 
 
 def _rows(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`study` of a claim, and `lab`: all of them, and one report."""
 
-import os
 import time
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from experiments.lab.outcome import (
     write_verdicts,
 )
 from experiments.lab.runs_table import RunsTable
-from experiments.parallel import make_devices
 from experiments.report import print_table
 from experiments.run_folder import REPORT, locked
 
@@ -85,7 +83,6 @@ def _run(
     console: Console, work: list[tuple[StudyConfig, Path, str]], overwrite: bool
 ) -> list[Outcome]:
     """One study after the other, with one bar for all."""
-    make_devices(os.cpu_count())
     total = sum(len(config.variants) * config.num_seeds for config, *_ in work)
     bar = Progress(
         TextColumn("{task.description}"),

@@ -33,6 +33,7 @@ class Verdict(NamedTuple):
             "source": self.claim.source,
             "effect_is": self.claim.says,
             "rule": rule(self.claim),
+            "at_least": self.claim.at_least,
             "effect": self.effect,
             "interval": [self.low, self.high],
             "unit": self.claim.unit,
@@ -100,7 +101,7 @@ def value(measure: Measure, rows: list[Row]) -> float | None:
 def bootstrap(effects: np.ndarray) -> tuple[float, float, float]:
     """Mean, and the ends of the percentile bootstrap's 95 % interval of it."""
     mean = float(np.mean(effects)) if len(effects) else float("nan")
-    if len(effects) < 2 or np.ptp(effects) == 0:
+    if len(effects) < 2 or np.ptp(effects) == 0 or not np.isfinite(mean):
         return mean, mean, mean
     interval = stats.bootstrap(
         (effects,),

@@ -37,7 +37,7 @@ BASE = changed(
 )
 
 
-def small_study(axes=None, **fields):
+def small_study(axes=None, base=BASE, **fields):
     norm = Measure(column="test_accuracy", where=(("norm", "batch"),))
     none = dataclasses.replace(norm, where=(("norm", "none"),))
     claim = Claim(
@@ -64,7 +64,7 @@ def small_study(axes=None, **fields):
     study = StudyConfig(
         name="small",
         title="Small",
-        variants=grid(BASE, axes),
+        variants=grid(base, axes),
         claims=(claim,),
         figure=figure,
         num_seeds=3,
@@ -220,7 +220,8 @@ def test_study_command(place):
     code, out, error = run(place, *arguments)
     assert (code, error) == (0, "")
     assert "undecided" in out and (place / "runs/lab/two/report.html").exists()
-    rows = list(csv.DictReader((place / "runs/lab/two/runs.csv").open()))
+    with (place / "runs/lab/two/runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
     assert len(rows) == 4 and {"norm", "rate", "seed", "test_accuracy"} <= set(rows[0])
     code, _, error = run(place, "study", "configs/studies/no.py")
     assert code == 2 and error.count("\n") == 1
@@ -229,8 +230,8 @@ def test_study_command(place):
 
 
 LONG = """
-from experiments.config import LAB_DENSE, StudyConfig, changed, grid, values
-from tests.experiments.test_lab import small_study
+from experiments.config import changed, values
+from tests.experiments.test_lab import BASE, small_study
 
 def get_config():
     rates = tuple(k / 400 for k in range(1, 300))
@@ -238,7 +239,8 @@ def get_config():
         "norm": values("norm.kind", ("batch", "none")),
         "rate": values("optimizer.learning_rate", rates),
     }
-    return small_study(axes, name="long", num_seeds=10)
+    base = changed(BASE, {"train.num_steps": 3000, "train.eval_every": 1000})
+    return small_study(axes, base, name="long", num_seeds=10)
 """
 
 

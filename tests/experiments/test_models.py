@@ -196,9 +196,12 @@ def test_patches_are_the_convolution(x):
 def test_plain_is_as_deep_as_it_says(kind, x):
     model = make_model(ModelConfig(name="plain", depth=5), NormConfig(kind=kind), 10)
     variables = model.init(jax.random.key(0), x, train=True)
-    shapes = {k: jax.tree.leaves(jax.tree.map(jnp.shape, v))
-              for k, v in variables["params"].items()}  # fmt: skip
-    (stacked,) = (v for k, v in shapes.items() if k.startswith("Scan"))
+    params = variables["params"]
+    (stacked,) = (
+        {a.shape for a in jax.tree.leaves(layer)}
+        for name, layer in params.items()
+        if name.startswith("Scan")
+    )
     assert (4, 32, 32) in stacked
     y, updates = model.apply(variables, x, train=True, mutable=["batch_stats"])
     assert y.shape == (4, 10)
