@@ -40,8 +40,11 @@ def conclude(study: StudyConfig, rows: list[Row], command: str) -> Outcome:
 
 def in_words(verdict: Verdict) -> str:
     """The effect and its interval, in its unit."""
-    unit = f" {verdict.claim.unit}".rstrip()
-    return f"{verdict.effect:.3g} [{verdict.low:.3g}, {verdict.high:.3g}]{unit}"
+    effect, low, high = (
+        f"{round(number, 3) + 0.0:.3g}"  # no -0, nor what is left of rounding
+        for number in (verdict.effect, verdict.low, verdict.high)
+    )
+    return f"{effect} [{low}, {high}] {verdict.claim.unit}".rstrip()
 
 
 def front_table(outcomes: list[Outcome]) -> Table:
