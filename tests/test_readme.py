@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The README's code runs, its links lead somewhere, its commands exist."""
 
+import json
 import re
 from pathlib import Path
 
 import jax
 import pytest
 
+from experiments.lab.outcome import MARKS, interval
 from tests.test_passes import count, flax, ours
 
 ROOT = Path(__file__).parent.parent
@@ -49,3 +51,19 @@ def test_the_counts_are_those_of_the_table(name):
     mine, theirs = re.search(rf"{row} \| (\d+) \| (\d+)", TEXT).groups()
     assert sum(count(ours(name), backward=True)) == int(mine)
     assert sum(count(flax(name), backward=True)) == int(theirs)
+
+
+def test_the_verdicts_are_those_that_the_laboratory_wrote():
+    """docs/verdicts.json is that of `make lab`; the table has all of it, in order."""
+    written = json.loads((ROOT / "docs" / "verdicts.json").read_text("utf-8"))
+    expected = []
+    for found in written:
+        effect = interval(found["effect"], *found["interval"], found["unit"])
+        verdict = f"{MARKS[found['verdict']]} {found['verdict']}"
+        cells = found["study"], found["claim"], verdict, effect
+        expected.append(f"| {' | '.join(cells)} | {found['at_least']:g} |")
+    rows = [line for line in TEXT.splitlines() if re.search(r"\| [✓✗?] ", line)]
+    assert rows == expected and len(rows) >= 13
+    configs = (ROOT / "configs" / "studies").glob("*.py")
+    names = {path.stem for path in configs} - {"adaptation"}
+    assert {found["study"] for found in written} == names

@@ -11,14 +11,11 @@ Expected: EXPECTED
 """
 
 from experiments.config import (
-    LAB_CONV,
-    LAB_DENSE,
     Claim,
     FigureConfig,
     Measure,
     StudyConfig,
-    Variant,
-    grid,
+    in_both_networks,
     values,
 )
 
@@ -28,12 +25,6 @@ AXES = {
         "fixed": {"norm.affine": "fixed", "norm.fixed_scale": 0.3},
     }
 }
-
-
-def of_network(name: str) -> tuple[Variant, ...]:
-    """All affine parts in one network."""
-    base = LAB_DENSE if name == "dense" else LAB_CONV
-    return grid(base, {"network": {name: {}}, **AXES})
 
 
 def accuracy(affine: str) -> Measure:
@@ -78,7 +69,7 @@ def get_config() -> StudyConfig:
     return StudyConfig(
         name="affine",
         title="Scale and bias",
-        variants=of_network("dense") + of_network("conv"),
+        variants=in_both_networks(AXES),
         claims=CLAIMS,
         figure=FIGURE,
     )

@@ -18,29 +18,19 @@ from experiments.config import (
     StudyConfig,
     changed,
     grid,
+    trains,
     values,
 )
 
 DEPTHS = (2, 4, 8, 16, 32, 64)
 
 
-def deepest(norm: str) -> Measure:
-    """The deepest network that trains with this norm."""
-    return Measure(
-        column="test_accuracy",
-        where=(("norm", norm),),
-        how="largest",
-        along="depth",
-        reaching=0.9,
-    )
-
-
 CLAIMS = (
     Claim(
         text="With batch norm plain networks train at least twice as deep.",
         source="He et al. 2015, https://arxiv.org/abs/1512.03385, section 1",
-        first=deepest("batch"),
-        second=deepest("none"),
+        first=trains("batch", "largest", "depth"),
+        second=trains("none", "largest", "depth"),
         effect="ratio",
         at_least=2.0,
         unit="times",

@@ -14,24 +14,13 @@ from experiments.config import (
     LAB_DENSE,
     Claim,
     FigureConfig,
-    Measure,
     StudyConfig,
     grid,
+    trains,
     values,
 )
 
 SCALES = tuple(round(10 ** (k / 2), 5) for k in range(-4, 5))
-
-
-def trains(norm: str) -> Measure:
-    """How many of the scales train with this norm."""
-    return Measure(
-        column="test_accuracy",
-        where=(("norm", norm),),
-        how="number",
-        along="scale",
-        reaching=0.9,
-    )
 
 
 CLAIMS = (
@@ -39,8 +28,8 @@ CLAIMS = (
         text="Batch norm makes training depend less on the initial weights, by "
         "at least one decade of scale.",
         source="Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, section 1",
-        first=trains("batch"),
-        second=trains("none"),
+        first=trains("batch", "number", "scale"),
+        second=trains("none", "number", "scale"),
         at_least=1.0,
         unit="decades",
         says="decades of scale that reach 90 %, with minus without",

@@ -14,25 +14,13 @@ from experiments.config import (
     LAB_DENSE,
     Claim,
     FigureConfig,
-    How,
-    Measure,
     StudyConfig,
     grid,
+    trains,
     values,
 )
 
 RATES = tuple(round(10 ** (k / 2), 5) for k in range(-6, 5))
-
-
-def trains(norm: str, how: How) -> Measure:
-    """The largest rate that trains, or how many do."""
-    return Measure(
-        column="test_accuracy",
-        where=(("norm", norm),),
-        how=how,
-        along="learning rate",
-        reaching=0.9,
-    )
 
 
 CLAIMS = (
@@ -40,8 +28,8 @@ CLAIMS = (
         text="Batch norm allows learning rates at least 3 times as high.",
         source="Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, "
         "section 3.3; Bjorck et al. 2018, https://arxiv.org/abs/1806.02375",
-        first=trains("batch", "largest"),
-        second=trains("none", "largest"),
+        first=trains("batch", "largest", "learning rate"),
+        second=trains("none", "largest", "learning rate"),
         effect="ratio",
         at_least=3.0,
         unit="times",
@@ -51,8 +39,8 @@ CLAIMS = (
         text="With batch norm training works over at least half a decade more "
         "of learning rates.",
         source="Santurkar et al. 2018, https://arxiv.org/abs/1805.11604, section 1",
-        first=trains("batch", "number"),
-        second=trains("none", "number"),
+        first=trains("batch", "number", "learning rate"),
+        second=trains("none", "number", "learning rate"),
         at_least=0.5,
         unit="decades",
         says="decades of rates that reach 90 %, with minus without",

@@ -11,14 +11,11 @@ Expected: EXPECTED
 """
 
 from experiments.config import (
-    LAB_CONV,
-    LAB_DENSE,
     Claim,
     FigureConfig,
     Measure,
     StudyConfig,
-    Variant,
-    grid,
+    in_both_networks,
     values,
 )
 
@@ -31,12 +28,6 @@ AXES = {
         "none": {"norm.kind": "none"},
     },
 }
-
-
-def of_network(name: str) -> tuple[Variant, ...]:
-    """All activations and places in one network."""
-    base = LAB_DENSE if name == "dense" else LAB_CONV
-    return grid(base, {"network": {name: {}}, **AXES})
 
 
 def accuracy(norm: str, activation: object) -> Measure:
@@ -83,7 +74,7 @@ def get_config() -> StudyConfig:
     return StudyConfig(
         name="placement",
         title="Before or after the activation",
-        variants=of_network("dense") + of_network("conv"),
+        variants=in_both_networks(AXES),
         claims=CLAIMS,
         figure=FIGURE,
     )

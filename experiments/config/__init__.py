@@ -13,6 +13,8 @@ from experiments.config.data import DataConfig as DataConfig
 from experiments.config.experiment import ExperimentConfig as ExperimentConfig
 from experiments.config.lab import LAB_CONV as LAB_CONV
 from experiments.config.lab import LAB_DENSE as LAB_DENSE
+from experiments.config.lab import in_both_networks as in_both_networks
+from experiments.config.lab import trains as trains
 from experiments.config.model import ModelConfig as ModelConfig
 from experiments.config.norm import NormConfig as NormConfig
 from experiments.config.optimizer import OptimizerConfig as OptimizerConfig

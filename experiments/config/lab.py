@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The experiments that the studies begin with: small, on digits, ten epochs."""
+"""What the studies begin with: small networks, on digits, ten epochs."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.config.claims import How, Measure
 from experiments.config.data import DataConfig
 from experiments.config.experiment import ExperimentConfig
 from experiments.config.model import ModelConfig
 from experiments.config.optimizer import OptimizerConfig
 from experiments.config.train import TrainConfig
+from experiments.config.variants import Changes, Variant, grid
 
 _DATA = DataConfig(batch_size=32, num_train=1280)
 _TRAIN = TrainConfig(num_steps=400, eval_every=20)
@@ -26,3 +31,27 @@ LAB_CONV = ExperimentConfig(
     train=_TRAIN,
 )
 """One convolution of 3x3 with 8 channels, SGD with learning rate 0.1."""
+
+
+def in_both_networks(axes: Mapping[str, Mapping[Any, Changes]]) -> tuple[Variant, ...]:
+    """Returns the grid in each network; the first setting is `network`."""
+    networks = {"dense": LAB_DENSE, "conv": LAB_CONV}
+    return tuple(
+        variant
+        for name, experiment in networks.items()
+        for variant in grid(experiment, {"network": {name: {}}, **axes})
+    )
+
+
+def trains(norm: str, how: How, along: str) -> Measure:
+    """Returns the largest value of a setting that trains with a norm, or how many do.
+
+    A network trains where at least 90 % of the held-out digits are right in the end.
+    """
+    return Measure(
+        column="test_accuracy",
+        where=(("norm", norm),),
+        how=how,
+        along=along,
+        reaching=0.9,
+    )

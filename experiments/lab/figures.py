@@ -111,7 +111,7 @@ def _axes(axes: Axes, figure: FigureConfig, place: dict, words: bool) -> None:
     if figure.log_y:
         axes.set_yscale("log")
     if figure.percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3)
 
 

@@ -31,6 +31,11 @@ class Outcome(NamedTuple):
 
 def conclude(study: StudyConfig, rows: list[Row], command: str) -> Outcome:
     """Applies the rules to the runs, and draws them."""
+    order = [variant.settings for variant in study.variants]
+    names = [name for name, _ in order[0]]
+    rows = sorted(  # runs come in any order
+        rows, key=lambda row: order.index(tuple((name, row[name]) for name in names))
+    )
     verdicts = [decide(claim, rows) for claim in study.claims]
     pictures = [Picture(draw(study.figure, rows), f"{study.figure.caption} {BARS}")]
     if study.probe == "shift":
@@ -40,11 +45,15 @@ def conclude(study: StudyConfig, rows: list[Row], command: str) -> Outcome:
 
 def in_words(verdict: Verdict) -> str:
     """The effect and its interval, in its unit."""
-    effect, low, high = (
-        f"{round(number, 3) + 0.0:.3g}"  # no -0, nor what is left of rounding
-        for number in (verdict.effect, verdict.low, verdict.high)
+    return interval(verdict.effect, verdict.low, verdict.high, verdict.claim.unit)
+
+
+def interval(effect: float, low: float, high: float, unit: str) -> str:
+    """Three figures of each, and no more than three behind the point."""
+    effect_, low_, high_ = (
+        f"{round(number, 3) + 0.0:.3g}" for number in (effect, low, high)
     )
-    return f"{effect} [{low}, {high}] {verdict.claim.unit}".rstrip()
+    return f"{effect_} [{low_}, {high_}] {unit}".rstrip()
 
 
 def front_table(outcomes: list[Outcome]) -> Table:
