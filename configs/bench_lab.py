@@ -8,8 +8,8 @@ same batches in both. The laboratory's time has its compilation; PyTorch has a p
 for each core, warm beforehand. PyTorch has its turn where it is installed (`make
 compare` installs it).
 
-Cost: a minute and a half on 2 CPU cores.
-Expected: EXPECTED
+Cost: three and a half minutes on 2 CPU cores.
+Expected: 6.1 times as many runs a minute as PyTorch, on 2 CPU cores.
 """
 
 from experiments.config import BenchConfig

@@ -49,7 +49,8 @@ def bench(console: Console, config: BenchConfig, workdir: Path) -> None:
     try:
         for answer in rows:
             results["cases"][answer["case"]] = answer["seconds"]
-            results["memory"] = answer.get("memory", {})
+            for name in ("memory", "accuracy"):
+                results[name] = answer.get(name, {})
             text = json.dumps(results, indent=1) + "\n"
             (workdir / RESULTS).write_text(text, "utf-8")
             if not console.is_terminal:

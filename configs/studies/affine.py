@@ -6,8 +6,10 @@
 Batch norm in both networks with scale and bias, with one of them, with none, and with a
 scale of 0.3 that is not trained.
 
-Cost: COST
-Expected: EXPECTED
+Cost: 44 s on 2 CPU cores.
+Expected: accuracy with both minus that with none, mean of both networks: 0.069 [-0.069,
+0.194] points, not supported; accuracy with bias alone minus that with both: -0.083
+[-0.167, 0] points, supported.
 """
 
 from experiments.config import (

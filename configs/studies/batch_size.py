@@ -8,8 +8,13 @@ learning rate in proportion (Wu & He 2018, https://arxiv.org/abs/1803.08494, fig
 synchronised: statistics of four devices with that batch each, up to 128 in all; ghost:
 a batch of 128 normalized in parts of that size.
 
-Cost: COST
-Expected: EXPECTED
+Cost: 10.4 minutes on 2 CPU cores.
+Expected: accuracy with group norm minus that with batch norm, batch 2: -0.306 [-0.722,
+0.056] points, not supported; accuracy with group norm minus that with batch norm, batch
+2: 25.2 [22.2, 28] points, supported; accuracy with batch norm minus that with group
+norm, batch 32: 0.278 [0.056, 0.528] points, supported; accuracy of four devices
+synchronised minus that of one, 2 each: 28 [24.9, 30.9] points, supported; accuracy with
+renorm minus that with batch norm, batch 4: -0.861 [-1.81, 0.083] points, not supported.
 """
 
 from experiments.config import (

@@ -7,8 +7,13 @@ The dense network after 5 to 400 steps, by running averages from 0 and 1, debias
 the test batch's own statistics, and those of all training examples; and what counting
 padding, statistics of single devices, and an unbiased variance do.
 
-Cost: COST
-Expected: EXPECTED
+Cost: 2.9 minutes on 2 CPU cores.
+Expected: accuracy debiased minus plain, after 20 steps: 31.7 [25.3, 38.2] points,
+supported; accuracy by the population minus that by running averages: 0.222 [-0.028,
+0.472] points, undecided; accuracy with padding left out minus counted, half of each
+batch: -0.111 [-0.556, 0.333] points, not supported; accuracy synchronised minus that of
+single devices: 1.56 [1.11, 2] points, supported; accuracy unbiased minus biased: 0.028
+[0, 0.083] points, not supported.
 """
 
 from experiments.config import (

@@ -6,8 +6,9 @@
 The dense network with all initial kernels times 0.01 to 100. It trains where at least
 90 % of the held-out digits are right in the end.
 
-Cost: COST
-Expected: EXPECTED
+Cost: 11 s on 2 CPU cores.
+Expected: decades of scale that reach 90 %, with minus without: 2 [2, 2] decades,
+supported.
 """
 
 from experiments.config import (

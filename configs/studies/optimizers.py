@@ -6,8 +6,12 @@
 The dense network after two epochs, each optimizer at three learning rates; each side is
 judged at its best for each seed.
 
-Cost: COST
-Expected: EXPECTED
+Cost: 29 s on 2 CPU cores.
+Expected: accuracy with minus without, each at its best rate: 8.19 [6.67, 9.97] points,
+supported; accuracy with minus without, each at its best rate: 5.78 [4.36, 7.22] points,
+supported; accuracy with minus without, each at its best rate: 3.78 [2.67, 5.11] points,
+supported; accuracy with minus without, each at its best rate: 5.25 [3.78, 6.81] points,
+supported.
 """
 
 from experiments.config import (

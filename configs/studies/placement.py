@@ -6,8 +6,10 @@
 Dense and convolutional networks with ReLU, tanh and sigmoid, batch norm on either side
 of it, or none.
 
-Cost: COST
-Expected: EXPECTED
+Cost: 69 s on 2 CPU cores.
+Expected: accuracy before minus after, mean of both networks and all activations: 0.315
+[0.088, 0.528] points, undecided; accuracy with batch norm before minus without,
+sigmoids: 32.8 [29.5, 36.5] points, supported.
 """
 
 from experiments.config import (

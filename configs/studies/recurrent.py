@@ -7,8 +7,11 @@ A GRU reads the digits row by row, with a norm on the input's and the state's pa
 every step: layer norm, batch norm with statistics of each step or one set for all
 steps, or none.
 
-Cost: COST
-Expected: EXPECTED
+Cost: 26 s on 2 CPU cores.
+Expected: accuracy with statistics of each step minus one set for all: 0.667 [-0.194,
+1.42] points, undecided; steps to 90 % with batch norm, divided by those with layer
+norm: 1.22 [1.12, 1.34] times, supported; steps to 90 % without, divided by those with:
+1.19 [1.09, 1.28] times, not supported.
 """
 
 from experiments.config import (

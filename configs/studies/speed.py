@@ -6,8 +6,10 @@
 The dense network at five learning rates; each side is judged at its best rate for each
 seed. A run that does not get there counts with all its steps.
 
-Cost: COST
-Expected: EXPECTED
+Cost: 9 s on 2 CPU cores.
+Expected: steps to 95 % without, divided by those with, each at its best learning rate:
+3.93 [3.56, 4.43] times, supported; seconds to 95 % without, divided by those with: 3.01
+[2.72, 3.38] times, supported.
 """
 
 from experiments.config import (

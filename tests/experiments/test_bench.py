@@ -69,6 +69,18 @@ def test_network_command(tmp_path):
     assert min(written["memory"].values()) > 1e8  # parameters and momentum alone
 
 
+def test_runs_command(tmp_path):
+    result = run(
+        "bench", "configs/bench_lab.py", "--workdir", tmp_path,
+        "--num-runs", "2", "--rounds", "1",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "runs a minute" in result.stdout
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert {"jaxbn"} <= set(written["cases"]["training runs"])
+    assert min(written["accuracy"].values()) > 0.93 and written["allocator"] == {}
+
+
 def test_a_config_of_the_other_kind_is_refused():
     assert one_line_error(run("bench", "configs/digits_dense.py")) == (
         "error: config `configs/digits_dense.py`: `get_config()` must return an "

@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments.errors import UserError
@@ -79,8 +81,25 @@ def test_a_signal_saves_all_and_the_same_command_goes_on(tmp_path, alone):
     out = finish(folder, 2)
     assert "Going on after step " in out
     np.testing.assert_allclose(curve(folder), alone, rtol=1e-4)
-    finish(tmp_path / "whole", 2)  # bit for bit what two processes give uninterrupted
-    np.testing.assert_array_equal(curve(folder), curve(tmp_path / "whole"))
+    whole = tmp_path / "whole"
+    finish(whole, 2)  # bit for bit what two processes give uninterrupted
+    np.testing.assert_array_equal(curve(folder), curve(whole))
+    states = last_state(folder), last_state(whole)
+    assert len(states[0]) > 8
+    for one, other in zip(*states, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def last_state(folder):
+    """The arrays of the last checkpoint, which two processes wrote."""
+    path = (folder / "checkpoints" / "60" / "state").absolute()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        held = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), held
+        )
+        args = ocp.args.PyTreeRestore(restore_args=as_numpy)
+        return jax.tree.leaves(checkpointer.restore(path, args=args))
 
 
 def children(process):
