@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`study` and `lab` as people start them: real processes, interrupted, at once."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+from tests.experiments.test_lab import small_study
+
+def get_config():
+    return small_study(name={name!r}, num_seeds={num})
+"""
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder, *arguments):
+    process = start(folder, *arguments)
+    out, error = process.communicate()
+    return process.returncode, out, error
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with two studies in configs/studies."""
+    folder = tmp_path / "configs" / "studies"
+    folder.mkdir(parents=True)
+    for name, num in (("one", 2), ("two", 10)):
+        (folder / f"{name}.py").write_text(CONFIG.format(name=name, num=num))
+    return tmp_path
+
+
+def test_lab_command(place):
+    """All studies, one page, one file of verdicts; the second time nothing is run."""
+    code, out, error = run(place, "lab")
+    assert (code, error) == (0, "")
+    assert "one: 8 runs in" in out and "two: 40 runs in" in out
+    found = json.loads((place / "runs/lab/verdicts.json").read_text())
+    assert [(v["study"], v["seeds"]) for v in found] == [("one", 2), ("two", 10)]
+    wanted = {"claim", "rule", "effect", "interval", "seeds", "verdict", "source"}
+    assert wanted <= set(found[0])
+    page = (place / "runs/lab/report.html").read_text()
+    assert page.count("<svg") == 2 and "python -m experiments lab" in page
+    assert not re.search(r'(src|href)="http', page.replace('href="https://example', ""))
+    code, out, error = run(place, "lab")
+    assert code == 0 and "one: 0 runs in" in out and "two: 0 runs in" in out
+
+
+def test_study_command(place):
+    arguments = "study", "configs/studies/two.py", "--num-seeds", "1"
+    code, out, error = run(place, *arguments)
+    assert (code, error) == (0, "")
+    assert "undecided" in out and (place / "runs/lab/two/report.html").exists()
+    with (place / "runs/lab/two/runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and {"norm", "rate", "seed", "test_accuracy"} <= set(rows[0])
+    code, _, error = run(place, "study", "configs/studies/no.py")
+    assert code == 2 and error.count("\n") == 1
+    code, _, error = run(place, *arguments, "--num-seeds", "0")
+    assert code == 2 and "`num_seeds` must be >= 1, got 0." in error
+
+
+LONG = """
+from experiments.config import changed, values
+from tests.experiments.test_lab import BASE, small_study
+
+def get_config():
+    rates = tuple(k / 400 for k in range(1, 300))
+    axes = {
+        "norm": values("norm.kind", ("batch", "none")),
+        "rate": values("optimizer.learning_rate", rates),
+    }
+    base = changed(BASE, {"train.num_steps": 3000, "train.eval_every": 1000})
+    return small_study(axes, base, name="long", num_seeds=10)
+"""
+
+
+def test_interrupted_it_keeps_what_is_done(place):
+    (place / "configs/studies/long.py").write_text(LONG)
+    process = start(place, "study", "configs/studies/long.py")
+    path = place / "runs/lab/long/runs.csv"
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.stat().st_size < 2000:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    twice = run(place, "study", "configs/studies/long.py")
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in out
+    assert "Traceback" not in error
+    assert twice[0] == 2 and "is in use by another process" in twice[2]
+    text = path.read_text()
+    assert text.endswith("\n") and (text.count("\n") - 1) % 10 == 0
