@@ -2,6 +2,7 @@
 """The command line: `python -m experiments COMMAND ...`."""
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from experiments.arguments import (
+    AdaptationArguments,
     BenchArguments,
     DemoArguments,
     LabArguments,
@@ -25,45 +27,8 @@ from experiments.config import (
     StudyConfig,
 )
 from experiments.errors import UserError
+from experiments.help import help_text
 from experiments.loading import FOLDER, STUDIES, available, load
-
-HELP = """\
-usage: python -m experiments COMMAND ...
-
-  train CONFIG [--workdir DIR] [--overwrite] [--FIELD.SUBFIELD VALUE ...]
-      Trains what a config file says, or goes on where that run stopped. Any field can
-      be changed on the command line; `train CONFIG --help` lists them all.
-  study CONFIG [--workdir DIR] [--FIELD VALUE ...]
-      Puts a claim to the test: trains what it compares, or what is missing of it, and
-      applies the rule that the config has.
-  lab [--workdir DIR] [--overwrite]
-      Runs all studies in configs/studies, and writes one report of their verdicts.
-  report RUN [RUN ...] [--output FILE]
-      Draws the curves of one or several runs' folders side by side, on one page.
-  launch --num-processes N train CONFIG ...
-      The same by N processes on this machine, which train as one.
-  bench CONFIG [--workdir DIR] [--FIELD VALUE ...]
-      Times one layer in jaxbn, Flax and, where installed, PyTorch, in turn.
-  demo [--workdir DIR]
-      Trains two networks on handwritten digits with and without batch norm, prints a
-      table and writes a report.
-
-examples:
-  python -m experiments train configs/digits_dense.py
-  python -m experiments train configs/digits_conv.py --norm.kind none --seed 1
-  python -m experiments train configs/digits_dense.py --optimizer.learning-rate 0.01
-  python -m experiments train configs/digits_conv.py --parallel.num-devices 4
-  python -m experiments study configs/studies/adaptation.py --num-seeds 2
-  python -m experiments bench configs/bench_layer.py --rounds 50
-
-configs:
-"""
-
-
-def help_text() -> str:
-    """Returns the help, with the configs there are."""
-    lines = [f"  {path}: {line}" for path, line in available()]
-    return HELP + "\n".join(lines or ["  (none in configs/)"])
 
 
 def configured(command: str, arguments: Sequence[str], console: Console, make):
@@ -124,29 +89,38 @@ def bench_command(arguments: Sequence[str], console: Console) -> None:
 
 def study_command(arguments: Sequence[str], console: Console) -> None:
     """`study CONFIG ...`."""
+    loaded: list[StudyConfig] = []
 
     def make(path: Path):
         config: Any = load(path, STUDIES)
-        kind: Any = StudyArguments
-        return kind[type(config)], StudyArguments(config=config)
+        if isinstance(config, AdaptationStudy):
+            return AdaptationArguments, AdaptationArguments(config=config)
+        loaded.append(config)
+        names = "num_seeds", "first_seed", "num_workers"
+        fields = {name: getattr(config, name) for name in names}
+        return StudyArguments, StudyArguments(**fields)
 
     chosen = configured("study", arguments, console, make)
     if chosen is None:
         return
-    config, command = (
-        chosen.config,
-        f"python -m experiments study {' '.join(arguments)}",
-    )
-    workdir = chosen.workdir or Path("runs/lab") / config.name
+    command = f"python -m experiments study {' '.join(arguments)}"
+    if isinstance(chosen, AdaptationArguments):
+        from experiments.study_command import study as adapt
+
+        workdir = chosen.workdir or Path("runs") / chosen.config.name
+        adapt(console, chosen.config, workdir, command)
+        return
+    from experiments.lab.lab_command import study
+
+    fields = dataclasses.asdict(chosen)
+    workdir, overwrite = fields.pop("workdir"), fields.pop("overwrite")
+    try:
+        config = dataclasses.replace(loaded[0], **fields)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    workdir = workdir or Path("runs/lab") / config.name
     with said_if_interrupted(console):
-        if isinstance(config, AdaptationStudy):
-            from experiments.study_command import study as adapt
-
-            adapt(console, config, workdir, command)
-        else:
-            from experiments.lab.lab_command import study
-
-            study(console, config, workdir, command, overwrite=chosen.overwrite)
+        study(console, config, workdir, command, overwrite=overwrite)
 
 
 def lab_command(arguments: Sequence[str], console: Console) -> None:

@@ -3,7 +3,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated
 
 import tyro
 
@@ -11,10 +11,7 @@ from experiments.config import (
     AdaptationStudy,
     BenchConfig,
     ExperimentConfig,
-    StudyConfig,
 )
-
-Study = TypeVar("Study", StudyConfig, AdaptationStudy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,14 +35,28 @@ class BenchArguments:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyArguments(Generic[Study]):
-    """Runs a study as a config file says, with these fields changed."""
+class StudyArguments:
+    """Puts the claims of a config file to the test; what is asked stays as it is."""
 
-    config: Annotated[Study, tyro.conf.arg(name="")]
+    num_seeds: int
+    """Runs of each variant, paired by seed, at least 1; verdicts take 10 or more."""
+    first_seed: int
+    """The others follow it."""
+    num_workers: int | None
+    """Variants that run at once; None: as many as there are cores."""
     workdir: Path | None = None
     """The folder of the results; runs/lab/NAME unless given. Runs in it count."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace the runs that the folder holds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptationArguments:
+    """Runs a study of test-time adaptation, with these fields changed."""
+
+    config: Annotated[AdaptationStudy, tyro.conf.arg(name="")]
+    workdir: Path | None = None
+    """The folder of the results; runs/NAME unless given. Earlier ones are replaced."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,11 @@ def write_report(
         command=command,
         provenance=provenance(),
     )
+    write_whole(path, html)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes the file, whole or not at all."""
     unfinished = path.with_suffix(".part")
-    unfinished.write_text(html, "utf-8")
+    unfinished.write_text(text, "utf-8")
     unfinished.replace(path)

@@ -55,7 +55,7 @@ class Claim:
     at_least: float
     says: str
     """What the effect is, in words, as in `accuracy with minus without`."""
-    unit: Literal["points", "times", "decades", "", "points of loss"] = ""
+    unit: Literal["points", "times", "decades", ""] = ""
     """points: percentage points of a fraction; decades: of half decades."""
 
     def __post_init__(self):
@@ -83,5 +83,4 @@ class FigureConfig:
     percent: bool = False
     """The y axis is a fraction, shown in %."""
     log_x: bool = False
-    log_y: bool = False
     caption: str

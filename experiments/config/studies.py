@@ -2,9 +2,7 @@
 """The studies."""
 
 import dataclasses
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from experiments.config.claims import Claim, FigureConfig, Measure
 from experiments.config.experiment import ExperimentConfig
@@ -22,13 +20,11 @@ class StudyConfig:
 
     name: str
     """Names the folder of the results, `runs/lab/NAME`."""
-    title: Annotated[str, tyro.conf.Fixed] = ""
-    variants: Annotated[tuple[Variant, ...], tyro.conf.Fixed]
-    claims: Annotated[tuple[Claim, ...], tyro.conf.Fixed]
-    figure: Annotated[FigureConfig, tyro.conf.Fixed]
-    probe: Annotated[
-        Literal["scores", "inference", "shift", "cost"], tyro.conf.Fixed
-    ] = "scores"
+    title: str = ""
+    variants: tuple[Variant, ...]
+    claims: tuple[Claim, ...]
+    figure: FigureConfig
+    probe: Literal["scores", "inference", "shift", "cost"] = "scores"
     """What is measured. scores: accuracy and loss at the end, steps to some accuracies;
     inference: the same by other statistics too; shift: how layers' inputs move;
     cost: time and memory of a training step, `num_seeds` rounds in turn."""

@@ -108,8 +108,6 @@ def _axes(axes: Axes, figure: FigureConfig, place: dict, words: bool) -> None:
         if len(place) <= 8 and all(isinstance(option, int) for option in place):
             axes.set_xticks(list(place), labels=list(map(str, place)))
             axes.xaxis.set_minor_locator(NullLocator())
-    if figure.log_y:
-        axes.set_yscale("log")
     if figure.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3)

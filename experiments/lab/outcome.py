@@ -11,7 +11,7 @@ from experiments.config import StudyConfig
 from experiments.lab.figures import draw, draw_percentiles
 from experiments.lab.runs_table import SEED, Row
 from experiments.lab.verdicts import Verdict, decide
-from experiments.report import TEMPLATES, Picture, Table, provenance
+from experiments.report import TEMPLATES, Picture, Table, provenance, write_whole
 
 VERDICTS = "verdicts.json"
 BARS = "Bars: bootstrap 95 % intervals of the mean over seeds."
@@ -79,7 +79,7 @@ def front_table(outcomes: list[Outcome]) -> Table:
 def write_verdicts(path: Path, outcomes: list[Outcome]) -> None:
     """Writes them, whole or not at all."""
     found = [v.as_json(o.study.name) for o in outcomes for v in o.verdicts]
-    _replace(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_page(path: Path, title: str, outcomes: list[Outcome], command: str) -> None:
@@ -93,13 +93,7 @@ def write_page(path: Path, title: str, outcomes: list[Outcome], command: str) ->
         command=command,
         provenance=provenance(),
     )
-    _replace(path, html)
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(text, "utf-8")
-    unfinished.replace(path)
+    write_whole(path, html)
 
 
 def _table(study: StudyConfig, rows: list[Row]) -> Table:
