@@ -48,6 +48,6 @@ def test_what_is_no_run_is_named(tmp_path):
     empty = make_run(tmp_path / "empty", 0.1, [])
     with pytest.raises(UserError, match="has no line with a loss yet"):
         report(Console(), [empty], tmp_path / "r.html", "")
-    many = [make_run(tmp_path / str(k), 0.1, [1.0]) for k in range(6)]
-    with pytest.raises(UserError, match="draws at most 5 runs, got 6"):
+    many = [make_run(tmp_path / str(k), 0.1, [1.0]) for k in range(9)]
+    with pytest.raises(UserError, match="draws at most 8 runs, got 9"):
         report(Console(), many, tmp_path / "r.html", "")
