@@ -105,7 +105,7 @@ def study_command(arguments: Sequence[str], console: Console) -> None:
         return
     command = f"python -m experiments study {' '.join(arguments)}"
     if isinstance(chosen, AdaptationArguments):
-        from experiments.study_command import study as adapt
+        from experiments.adaptation_command import adapt
 
         workdir = chosen.workdir or Path("runs") / chosen.config.name
         adapt(console, chosen.config, workdir, command)

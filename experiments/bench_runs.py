@@ -6,10 +6,8 @@ program within the time; PyTorch has a process for each core, warm before it.
 """
 
 import contextlib
-import dataclasses
 import importlib
 import importlib.util
-import math
 import multiprocessing
 import os
 import tempfile
@@ -39,7 +37,8 @@ Runs = Callable[[], float]
 
 def study_of(num_runs: int) -> StudyConfig:
     """The dense network with batch norm, ten seeds at each of several rates."""
-    rates = tuple(round(0.1 + 0.001 * k, 3) for k in range(math.ceil(num_runs / 10)))
+    num_rates = max(1, num_runs // 10)
+    rates = tuple(round(0.1 + 0.001 * k, 3) for k in range(num_rates))
     figure = FigureConfig(
         x="rate", y="test_accuracy", lines="rate", label="accuracy", caption=""
     )
@@ -149,8 +148,7 @@ def runs_a_minute(num_runs: int, seconds: list[float]) -> float:
 
 def describe(config: dict[str, Any]) -> str:
     """What one run is."""
-    loop = dataclasses.asdict(LAB_DENSE)["train"]
     return (
-        f"{config['num_runs']} training runs of {loop['num_steps']} steps, batch "
-        f"{LAB_DENSE.data.batch_size}"
+        f"{config['num_runs']} training runs of {LAB_DENSE.train.num_steps} steps, "
+        f"batch {LAB_DENSE.data.batch_size}"
     )

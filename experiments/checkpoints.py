@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints by Orbax: written while training goes on, whole or not at all.
 
-A checkpoint is the state (parameters, statistics, optimizer, step, key) and the state of
-the data's iterator. All random numbers are functions of key and step.
+A checkpoint is the state (parameters, statistics, optimizer, step, key) and that of the
+data's iterator. All random numbers are functions of key and step.
 """
 
 import contextlib

@@ -81,6 +81,12 @@ def write_report(
     write_whole(path, html)
 
 
+def write_figures(folder: Path, name: str, pictures: list[Picture]) -> None:
+    """Writes NAME.svg, and NAME1.svg and so on if there are more."""
+    for number, picture in enumerate(pictures):
+        write_whole(folder / f"{name}{number or ''}.svg", picture.svg)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes the file, whole or not at all."""
     unfinished = path.with_suffix(".part")

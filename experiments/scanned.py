@@ -100,8 +100,8 @@ def _one_run(
     """What the probe finds."""
     state = init_state(task, examples.train.image[:2], lane.seed, lane.init_scale)
     inner, rated = state.opt_state
-    rated.hyperparams["step_size"] = jnp.asarray(lane.learning_rate, jnp.float32)
-    state = state._replace(opt_state=(inner, rated))
+    hyperparams = {"step_size": jnp.asarray(lane.learning_rate, jnp.float32)}
+    state = state._replace(opt_state=(inner, rated._replace(hyperparams=hyperparams)))
     image, label, _ = examples.train
 
     def step(state, rows):

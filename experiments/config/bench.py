@@ -18,7 +18,7 @@ class BenchConfig:
     network: Literal["layer", "resnet18", "resnet50", "resnet101", "lab"] = "layer"
     """layer: batch norm alone; lab: whole runs of the studies' dense network."""
     num_runs: int = 200
-    """Of lab, at least 1."""
+    """Of lab: at most 10, or a multiple of 10, which are ten seeds side by side."""
     shape: tuple[int, int, int, int] = (64, 56, 56, 64)
     """Of the input: examples, an even number, height, width, channels."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -30,6 +30,8 @@ class BenchConfig:
         """Checks the ranges."""
         check_name_and_seed(self.name, self.seed)
         require(self.rounds >= 1, "rounds", ">= 1", self.rounds)
-        require(self.num_runs >= 1, "num_runs", ">= 1", self.num_runs)
+        num = self.num_runs
+        fits = 1 <= num <= 10 or (num > 0 and num % 10 == 0)
+        require(fits, "num_runs", "1 to 10, or a multiple of 10", num)
         fits = min(self.shape) >= 1 and self.shape[0] % 2 == 0
         require(fits, "shape", "positive, of an even number of examples", self.shape)

@@ -7,7 +7,16 @@ from typing import Literal
 
 from experiments.config.ranges import require
 
-SMALL = ("dense", "conv")
+USED_BY = {
+    "hidden": ("dense", "conv"),
+    "depth": ("plain",),
+    "activation": ("dense", "conv", "plain"),
+    "placement": ("dense", "conv"),
+    "dropout": ("dense", "conv"),
+    "step_statistics": ("step_gru",),
+    "convolution": ("conv",),
+}
+"""The fields that not every network has."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,11 +59,9 @@ class ModelConfig:
         require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
         scale = self.init_scale
         require(0 < scale < math.inf, "model.init_scale", "> 0", scale)
-        for name, usual in (
-            ("hidden", None),
-            ("placement", "before"),
-            ("dropout", 0.0),
-        ):
-            value = getattr(self, name)
-            only = self.name in SMALL or value == usual
-            require(only, f"model.{name}", "left out but for dense and conv", value)
+        for field in dataclasses.fields(self):
+            networks = USED_BY.get(field.name, (self.name,))
+            value = getattr(self, field.name)
+            fits = self.name in networks or value == field.default
+            rule = f"left out but for {' and '.join(networks)}"
+            require(fits, f"model.{field.name}", rule, value)

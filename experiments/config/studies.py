@@ -36,6 +36,11 @@ class StudyConfig:
     """Variants that run at once; None: as many as there are cores, where time is not
     what is measured."""
 
+    @property
+    def seeds(self) -> range:
+        """The seeds of every variant."""
+        return range(self.first_seed, self.first_seed + self.num_seeds)
+
     def __post_init__(self):
         """Checks the ranges, and that the claims and the figure fit the variants."""
         check_name_and_seed(self.name, self.first_seed)

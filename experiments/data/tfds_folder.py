@@ -85,8 +85,8 @@ def _builder(folder: Path) -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
-            "data.name `tfds` needs TensorFlow Datasets, without TensorFlow; `pip "
-            "install 'jaxbn[tfds]'`, or '.[tfds]' in a checkout."
+            "data.name `tfds` needs TensorFlow Datasets, without TensorFlow; install "
+            "it with `pip install -e '.[tfds]'`."
         ) from error
     try:
         builder: Any = tfds.builder_from_directory(folder)

@@ -11,6 +11,7 @@ from matplotlib.ticker import NullLocator, PercentFormatter
 
 from experiments.config import FigureConfig
 from experiments.lab.runs_table import SEED, Row
+from experiments.lab.shift import PERCENTILES
 from experiments.lab.verdicts import bootstrap
 from experiments.plots import RENDERING, STYLES, to_svg
 
@@ -20,6 +21,7 @@ MARKERS = "osD^vPX*"
 def draw(figure: FigureConfig, rows: list[Row]) -> str:
     """Returns an SVG element."""
     panels = _options(rows, figure.panels) if figure.panels else [None]
+    lines = _options(rows, figure.lines)  # of all panels, which may lack some
     with rc_context(RENDERING):
         width = 6.5 if len(panels) == 1 else 2.5 + 3.0 * len(panels)
         drawn = Figure(figsize=(width, 3.8), layout="constrained")
@@ -27,13 +29,19 @@ def draw(figure: FigureConfig, rows: list[Row]) -> str:
         all_axes = np.ravel(drawn.subplots(1, len(panels), sharey=same))
         for axes, panel in zip(all_axes, panels, strict=True):
             inside = [r for r in rows if panel is None or r[figure.panels] == panel]
-            _panel(axes, figure, inside)
+            _panel(axes, figure, inside, lines)
             if panel is not None:
                 axes.set_title(f"{figure.panels}: {panel}")
         all_axes[0].set_ylabel(figure.label)
         if figure.x != figure.lines:
+            handles = {
+                label: handle
+                for axes in all_axes
+                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+            }
             drawn.legend(
-                *all_axes[0].get_legend_handles_labels(),
+                [handles[str(line)] for line in lines],
+                list(map(str, lines)),
                 loc="outside right upper",
                 title=figure.lines,
                 frameon=False,
@@ -56,8 +64,7 @@ def draw_percentiles(lines: str, rows: list[Row]) -> str:
             row = next(row for row in rows if row[lines] == panel)
             blocks = [name for name in row if name.startswith("p50_after_")]
             steps = row["steps_between"] * np.arange(1, len(blocks) + 1)
-            for number, percentile in enumerate((15, 50, 85)):
-                colour, dash = STYLES[number]
+            for percentile, (colour, dash) in zip(PERCENTILES, STYLES, strict=False):
                 values = [
                     row[f"p{percentile}_after_{k + 1}"] for k in range(len(blocks))
                 ]
@@ -69,20 +76,22 @@ def draw_percentiles(lines: str, rows: list[Row]) -> str:
     return to_svg(drawn)
 
 
-def _panel(axes: Axes, figure: FigureConfig, rows: list[Row]) -> None:
-    """One line for each option of `lines`, over the options of `x`."""
+def _panel(axes: Axes, figure: FigureConfig, rows: list[Row], lines: list[Any]) -> None:
+    """One line for each option that the panel has, over the options of `x`."""
     options = _options(rows, figure.x)
     words = any(isinstance(option, str) for option in options)
     place = {option: k if words else option for k, option in enumerate(options)}
-    for number, line in enumerate(_options(rows, figure.lines)):
+    for number, line in enumerate(lines):
         colour, dash = STYLES[number % len(STYLES)]
         own = [row for row in rows if row[figure.lines] == line]
+        if not own:
+            continue
         xs = _options(own, figure.x)
         found = [_interval(figure, own, x) for x in xs]
         mean, low, high = np.transpose(found)
         at = np.asarray([place[x] for x in xs], float)
         if words:  # side by side, where they would hide each other
-            at = at + 0.08 * (number - (len(_options(rows, figure.lines)) - 1) / 2)
+            at = at + 0.08 * (number - (len(lines) - 1) / 2)
         axes.errorbar(
             at,
             mean,

@@ -26,7 +26,7 @@ from experiments.lab.outcome import (
     write_verdicts,
 )
 from experiments.lab.runs_table import RunsTable
-from experiments.report import print_table
+from experiments.report import print_table, write_figures
 from experiments.run_folder import REPORT, locked
 
 TITLE = "Claims about batch norm, put to the test"
@@ -43,7 +43,7 @@ def study(
     """Runs one study, or what it lacks, and writes its page."""
     outcome = _run(console, [(config, folder, command)], overwrite)[0]
     write_page(folder / REPORT, config.title, [outcome], command)
-    _write_figures(folder, outcome)
+    write_figures(folder, config.name, outcome.pictures)
     print_table(console, front_table([outcome]))
     console.print(f"Report: {folder / REPORT}", soft_wrap=True)
 
@@ -67,16 +67,11 @@ def lab(
     write_page(folder / REPORT, TITLE, outcomes, command)
     write_verdicts(folder / VERDICTS, outcomes)
     for outcome in outcomes:
-        _write_figures(folder / outcome.study.name, outcome)
+        name = outcome.study.name
+        write_figures(folder / name, name, outcome.pictures)
     print_table(console, front_table(outcomes))
     console.print(f"Verdicts: {folder / VERDICTS}", soft_wrap=True)
     console.print(f"Report: {folder / REPORT}", soft_wrap=True)
-
-
-def _write_figures(folder: Path, outcome: Outcome) -> None:
-    for number, picture in enumerate(outcome.pictures):
-        name = f"{outcome.study.name}{number or ''}.svg"
-        (folder / name).write_text(picture.svg, "utf-8")
 
 
 def _run(

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.config import StudyConfig
 from experiments.lab.figures import draw, draw_percentiles
 from experiments.lab.runs_table import SEED, Row
+from experiments.lab.shift import PERCENTILES
 from experiments.lab.verdicts import Verdict, decide
 from experiments.report import TEMPLATES, Picture, Table, provenance, write_whole
 
@@ -99,10 +100,11 @@ def write_page(path: Path, title: str, outcomes: list[Outcome], command: str) ->
 def _table(study: StudyConfig, rows: list[Row]) -> Table:
     """Means and standard deviations over seeds, a row for each variant."""
     names = [name for name, _ in study.variants[0].settings]
+    over_time = tuple(f"p{percentile}_after_" for percentile in PERCENTILES)
     measures = [
         name
         for name in rows[0]
-        if name not in (*names, SEED) and not name.startswith(("p15_", "p50_", "p85_"))
+        if name not in (*names, SEED) and not name.startswith(over_time)
     ]
     cells = []
     for variant in study.variants:

@@ -33,20 +33,31 @@ class RunsTable:
             self._path.unlink(missing_ok=True)
             (folder / STUDY).unlink(missing_ok=True)
         _check_same(folder / STUDY, self._path, study)
-        self.rows = _read(self._path, study)
+        self._study = study
+        self._all = _read(self._path, study)
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those of the study's seeds; the table may have more."""
+        return [row for row in self._all if row[SEED] in self._study.seeds]
 
     def add(self, rows: Iterable[Row]) -> None:
         """Writes some rows, each whole or, if the process is killed, not at all."""
         rows = list(rows)
-        new = not self._path.exists()
+        names = list((self._all or rows)[0])
+        if set(names) != set(rows[0]):
+            raise UserError(
+                f"`{self._path}` has other measures than are made now; replace it with "
+                "--overwrite."
+            )
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        if new:
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        if not self._all:
             writer.writeheader()
         writer.writerows(rows)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(text.getvalue())
-        self.rows += rows
+        self._all += rows
 
 
 def missing(study: StudyConfig, variant: Variant, rows: list[Row]) -> list[int]:
@@ -57,8 +68,7 @@ def missing(study: StudyConfig, variant: Variant, rows: list[Row]) -> list[int]:
         for row in rows
         if all(row[name] == value for name, value in settings.items())
     }
-    seeds = range(study.first_seed, study.first_seed + study.num_seeds)
-    return [seed for seed in seeds if seed not in done]
+    return [seed for seed in study.seeds if seed not in done]
 
 
 def fingerprint(study: StudyConfig) -> str:
@@ -93,13 +103,10 @@ def _read(path: Path, study: StudyConfig) -> list[Row]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole, "utf-8")
-    kinds = dict(study.variants[0].settings)
-    by_text = {
-        name: {
-            str(dict(v.settings)[name]): dict(v.settings)[name] for v in study.variants
-        }
-        for name in kinds
-    }
+    by_text: dict[str, dict[str, Any]] = {}
+    for variant in study.variants:
+        for name, value in variant.settings:
+            by_text.setdefault(name, {})[str(value)] = value
     try:
         return [
             {

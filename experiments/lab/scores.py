@@ -83,6 +83,8 @@ def _scores(
         "gap": train.accuracy - test.accuracy,
         "test_loss": test.loss,
         "train_loss": train.loss,
+        # Worse than guessing, or no number at all.
+        "diverged": ~(train.loss <= jnp.log(float(task.model.num_classes))),
     }
     for target in TARGETS:
         # In float32 the accuracy itself may lie below the fraction that it is.

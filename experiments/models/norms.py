@@ -45,7 +45,7 @@ def make_norm(
         debias=config.debias,
         axis_name=axis_name,
         virtual_batch_size=virtual_batch_size,
-        **({"unbiased": True} if config.unbiased else {}),
+        unbiased=config.unbiased,
         **affine,
     )
     norm = functools.partial(of_the_batch, module)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The studies: each a function from its config to a table and figures."""
+"""The study of test-time adaptation; those of claims are in `experiments/lab`."""

@@ -112,7 +112,25 @@ ERRORS = [
         "`data.num_empty` must be in [0, data.batch_size), which is 64, got 64.",
     ),
     (lambda: DataConfig(num_train=0), "`data.num_train` must be >= 1, got 0."),
-    (lambda: BenchConfig(name="a", num_runs=0), "`num_runs` must be >= 1, got 0."),
+    (
+        lambda: BenchConfig(name="a", num_runs=0),
+        "`num_runs` must be 1 to 10, or a multiple of 10, got 0.",
+    ),
+    (
+        lambda: BenchConfig(name="a", num_runs=25),
+        "`num_runs` must be 1 to 10, or a multiple of 10, got 25.",
+    ),
+    (
+        lambda: ModelConfig(name="resnet18", activation="tanh"),
+        (
+            "`model.activation` must be left out but for dense and conv and plain, got "
+            "'tanh'."
+        ),
+    ),
+    (
+        lambda: ModelConfig(name="dense", depth=5),
+        "`model.depth` must be left out but for plain, got 5.",
+    ),
     (
         lambda: AdaptationStudy(**BASE, batch_size=1),
         "`batch_size` must be >= 2, got 1.",

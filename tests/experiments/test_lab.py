@@ -17,8 +17,10 @@ from experiments.config import (
 )
 from experiments.errors import UserError
 from experiments.lab.conduct import conduct, plan
+from experiments.lab.figures import draw
 from experiments.lab.outcome import conclude, front_table
 from experiments.lab.runs_table import RUNS, RunsTable, missing
+from experiments.plots import STYLES
 from experiments.training import train
 
 BASE = changed(
@@ -113,6 +115,44 @@ def test_goes_on_where_it_stopped(tmp_path):
     assert conducted(study, tmp_path)[1] == []
     more = dataclasses.replace(study, num_seeds=4)
     assert sum(conducted(more, tmp_path)[1]) == 4
+
+
+def test_only_the_seeds_of_the_study_decide(tmp_path):
+    """Runs with other seeds stay in the table, and have no say."""
+    conducted(small_study(), tmp_path)
+    other = small_study(first_seed=2, num_seeds=2)
+    table, counts = conducted(other, tmp_path)
+    assert sum(counts) == 4 and {row["seed"] for row in table.rows} == {2, 3}
+    (verdict,) = conclude(other, table.rows, "").verdicts
+    assert verdict.num_seeds == 2
+    assert len((tmp_path / RUNS).read_text().splitlines()) == 17
+
+
+def test_rows_with_other_measures_are_not_mixed(tmp_path):
+    study = small_study()
+    table = conducted(study, tmp_path)[0]
+    row = {name: v for name, v in table.rows[0].items() if name != "test_loss"}
+    with pytest.raises(UserError, match="has other measures than are made now"):
+        table.add([row])
+
+
+def test_a_line_looks_the_same_in_every_panel():
+    """Also where a panel lacks the lines before it."""
+    rows = [
+        {"net": net, "norm": norm, "x": x, "seed": 0, "y": x}
+        for net in ("a", "b")
+        for norm in ("one", "two", "three")
+        for x in (1, 2)
+        if (net, norm) != ("b", "one")
+    ]
+    figure = FigureConfig(
+        x="x", y="y", lines="norm", panels="net", label="", caption=""
+    )
+    svg = draw(figure, rows)
+    colours = [STYLES[k][0].lower() for k in range(4)]
+    # In a panel and its legend each line has its colour; panel b lacks the first.
+    found = [svg.count(f"stroke: {colour}") for colour in colours]
+    assert found[1] == found[2] > found[0] > 0 == found[3]
 
 
 def test_a_folder_of_other_variants_is_not_mixed(tmp_path):

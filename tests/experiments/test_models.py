@@ -100,6 +100,7 @@ def test_the_norm_gets_its_settings():
         "virtual_batch_size": 2,
         "debias": False,
         "axis_name": None,
+        "unbiased": False,
         "use_scale": True,
         "use_bias": True,
     }

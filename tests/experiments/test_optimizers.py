@@ -53,5 +53,7 @@ def test_accumulates():
 
 
 def test_adam_has_no_weight_decay():
-    with pytest.raises(ValueError, match="must be 0 with adam and rmsprop; adamw has weight decay"):
+    with pytest.raises(
+        ValueError, match="must be 0 with adam and rmsprop; adamw has weight decay"
+    ):
         OptimizerConfig(name="adam", weight_decay=0.1)

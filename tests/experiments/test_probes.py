@@ -122,14 +122,26 @@ def test_smoothness_is_the_change_along_the_gradient():
     batch = examples.train._replace(
         image=examples.train.image[:64], label=examples.train.label[:64]
     )
-    changes = []
+    changes, losses = [], []
     for rate in (1e-6, 0.01, 0.3):
         rated = changed(BASE, {"optimizer.learning_rate": rate})
         lanes = lanes_of(rated, 1280, [0])
         run = compile_runs(rated, examples, lanes, LAST_STATE)
         state = jax.tree.map(lambda a: a[0], run(lanes, examples))
-        changes.append(float(smoothness(task, state, batch)["gradient_change"]))
-    assert changes[0] < 1e-3 and changes == sorted(changes) and changes[2] > 0.05
+        found = smoothness(task, state, batch)
+        changes.append(float(found["gradient_change"]))
+        losses.append(float(found["loss_change"]))
+    for values in (changes, losses):
+        assert values[0] < 1e-3 and values == sorted(values) and values[2] > 0.05
+
+
+def test_a_run_that_ends_worse_than_guessing_diverged():
+    base = changed(BASE, {"norm.kind": "none"})
+    trained, lost = (
+        measured(changed(base, {"optimizer.learning_rate": rate}), scores)
+        for rate in (0.1, 1000.0)
+    )
+    assert trained["diverged"] == 0 and lost["diverged"] == 1
 
 
 def test_noise_moves_the_inputs():

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.progress import track
 
 from experiments.config import AdaptationStudy
-from experiments.report import print_table, write_report
+from experiments.report import print_table, write_figures, write_report
 from experiments.run_folder import REPORT
 from experiments.studies import adaptation
 
 
-def study(
+def adapt(
     console: Console, config: AdaptationStudy, workdir: Path, command: str
 ) -> None:
     """Runs the study."""
@@ -28,9 +28,7 @@ def study(
 
     result = adaptation.run(config, progress)
     print_table(console, result.table)
-    for number, picture in enumerate(result.figures):
-        name = f"{config.name}{number or ''}.svg"
-        (workdir / name).write_text(picture.svg, "utf-8")
+    write_figures(workdir, config.name, result.figures)
     write_report(
         workdir / REPORT,
         title=result.title,
