@@ -17,7 +17,8 @@ usage: python -m experiments COMMAND ...
   report RUN [RUN ...] [--output FILE]
       Draws the curves of one or several runs' folders side by side, on one page.
   launch --num-processes N train CONFIG ...
-      The same by N processes on this machine, which train as one.
+      The same by N processes on this machine, which train as one. On a cluster, start
+      `train CONFIG --processes.detect` by srun or mpirun, or on each host of a TPU.
   bench CONFIG [--workdir DIR] [--FIELD VALUE ...]
       Times a layer, a network or whole runs in jaxbn and its peers, in turn.
   demo [--workdir DIR]

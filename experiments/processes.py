@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes as one: joining, and doing once what must not be done by each."""
 
+import contextlib
 import os
+import signal
+import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
@@ -20,6 +24,10 @@ LOST = 3
 
 def join(config: ExperimentConfig) -> None:
     """Makes this one of several processes, where the config says so."""
+    if config.processes.detect:
+        _detect()
+        _refuse_pmap(config, jax.process_count())
+        return
     processes, num_devices = config.processes, config.parallel.num_devices
     num = processes.num_processes or 1
     if num_devices is not None and num_devices % num:
@@ -27,18 +35,69 @@ def join(config: ExperimentConfig) -> None:
             f"parallel.num_devices must be divided by the {num} processes, got "
             f"{num_devices}."
         )
-    if num > 1 and config.parallel.mode == "pmap":
-        raise UserError(
-            f"parallel.mode must be jit or shard_map for {num} processes, got pmap."
-        )
+    _refuse_pmap(config, num)
     make_devices(None if num_devices is None else num_devices // num)
-    if processes.detect:
-        jax.distributed.initialize()
-    elif processes.num_processes is not None:
-        jax.distributed.initialize(
-            processes.coordinator_address,
-            processes.num_processes,
-            processes.process_id,
+    if processes.num_processes is not None:
+        if processes.process_id == 0:
+            _require_free(processes.coordinator_address or "")
+        with _meeting():
+            jax.distributed.initialize(
+                processes.coordinator_address,
+                processes.num_processes,
+                processes.process_id,
+            )
+
+
+def _detect() -> None:
+    """Joins what the cluster started; each process keeps the devices that it has."""
+    try:
+        with _meeting():
+            jax.distributed.initialize()
+    except ValueError as error:  # JAX: "coordinator_address should be defined."
+        raise UserError(
+            "processes.detect is on, but this process was not started by Slurm, Open "
+            "MPI, Cloud TPU or GKE; start it by one of these, or give "
+            "processes.coordinator_address."
+        ) from error
+
+
+@contextlib.contextmanager
+def _meeting() -> Iterator[None]:
+    """Says what it waits for, and lets Ctrl-C end that at once.
+
+    JAX waits in C++, where no handler of Python's runs, and aborts there in the end.
+    """
+    text = "Waiting for the other processes; JAX gives up after five minutes."
+    timer = threading.Timer(2, print, (text,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
+
+
+def _require_free(address: str) -> None:
+    """JAX itself may end in a segmentation fault where the port is taken."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    port = int(address.rpartition(":")[2])
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise UserError(
+            f"processes.coordinator_address must have a free port, got {address} "
+            f"({error.strerror})."
+        ) from error
+
+
+def _refuse_pmap(config: ExperimentConfig, num_processes: int) -> None:
+    if num_processes > 1 and config.parallel.mode == "pmap":
+        raise UserError(
+            f"parallel.mode must be jit or shard_map for {num_processes} processes, "
+            "got pmap."
         )
 
 

@@ -14,7 +14,10 @@ class ProcessesConfig:
     """
 
     detect: bool = False
-    """Let JAX find the others: under Slurm, Open MPI, on Cloud TPU, in GKE."""
+    """Let JAX find the others: under Slurm, Open MPI, on Cloud TPU, in GKE.
+
+    Each process uses all devices that it has, `JAX_NUM_CPU_DEVICES` of them on a CPU.
+    """
     coordinator_address: str | None = None
     """HOST:PORT of process 0, where they are not detected."""
     num_processes: int | None = None
@@ -37,6 +40,13 @@ class ProcessesConfig:
             "processes.detect",
             "off where processes.coordinator_address is given",
             self.detect,
+        )
+        host, _, port = (self.coordinator_address or "host:1").rpartition(":")
+        require(
+            bool(host) and port.isdecimal() and 0 < int(port) < 2**16,
+            "processes.coordinator_address",
+            "HOST:PORT",
+            self.coordinator_address,
         )
         num, number = self.num_processes, self.process_id
         if num is not None and number is not None:
