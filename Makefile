@@ -24,6 +24,7 @@ test: $(VENV)/.dev ## the whole suite
 
 compare: $(VENV)/.compare ## jaxbn, flax, haiku, equinox, keras and torch on the same cases
 	@$(BIN)/python -m tests.comparison
+	@$(BIN)/python -m tests.comparison.torchvision_networks
 
 fuzz: $(VENV)/.dev ## batches cut in any way against the oracle; DRAWS=1000 of each kind
 	DRAWS=$(DRAWS) $(BIN)/python -m pytest -n $(JOBS) tests/test_properties.py --hypothesis-profile fuzz
