@@ -17,6 +17,8 @@ class ProcessesConfig:
     """Let JAX find the others: under Slurm, Open MPI, on Cloud TPU, in GKE.
 
     Each process uses all devices that it has, `JAX_NUM_CPU_DEVICES` of them on a CPU.
+    Asked to stop, `mpirun` kills them before they have saved, unless it has
+    `--mca odls_base_sigkill_timeout 10`.
     """
     coordinator_address: str | None = None
     """HOST:PORT of process 0, where they are not detected."""

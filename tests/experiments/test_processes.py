@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.config import ProcessesConfig
-from tests.experiments.test_launch import ROOT, curve, finish, wait_until
+from tests.experiments.test_launch import ROOT, children, curve, finish, wait_until
 
 TRAIN = [
     sys.executable, "-m", "experiments", "train", "configs/digits_dense.py",
@@ -47,11 +47,11 @@ def start_by_mpi(folder, *arguments):
 
 
 @pytest.mark.skipif(MPIRUN is None, reason="no Open MPI here: apt install openmpi-bin")
-def test_open_mpi_is_detected_and_its_signal_saves(tmp_path):
+def test_open_mpi_is_detected_and_a_signal_to_one_saves_all(tmp_path):
     folder, alone = tmp_path / "run", tmp_path / "alone"
     process = start_by_mpi(folder)
     wait_until(process, folder, 10)
-    process.send_signal(signal.SIGTERM)
+    os.kill(children(process)[1], signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert out.count("Stopped by SIGTERM after step ") == 1, err[-3000:]
     process = start_by_mpi(folder)
