@@ -53,11 +53,11 @@ def _detect() -> None:
     try:
         with _meeting():
             jax.distributed.initialize()
-    except ValueError as error:  # JAX: "coordinator_address should be defined."
+    except ValueError as error:
         raise UserError(
             "processes.detect is on, but this process was not started by Slurm, Open "
             "MPI, Cloud TPU or GKE; start it by one of these, or give "
-            "processes.coordinator_address."
+            f"processes.coordinator_address. JAX says: {error}"
         ) from error
 
 
