@@ -27,12 +27,13 @@ compare: $(VENV)/.compare ## jaxbn, flax, haiku, equinox, keras and torch on the
 	@$(BIN)/python -m tests.comparison.torchvision_networks
 
 fuzz: $(VENV)/.dev ## batches cut in any way against the oracle; DRAWS=1000 of each kind
-	DRAWS=$(DRAWS) $(BIN)/python -m pytest -n $(JOBS) tests/test_properties.py --hypothesis-profile fuzz
+	DRAWS=$(DRAWS) $(BIN)/python -m pytest -n $(JOBS) tests/core/test_properties.py --hypothesis-profile fuzz
 
 lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python -p .ci/pyright_strict.json
 
 format: $(VENV)/.dev ## mend the style
 	$(BIN)/ruff check --fix

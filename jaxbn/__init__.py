@@ -2,17 +2,35 @@
 """Batch normalization for JAX whose numbers you can trust.
 
 The pure functions are here and need only JAX; the Flax modules are in `jaxbn.linen` and
-`jaxbn.nnx`.
+`jaxbn.nnx`, which are imported when first used.
 """
 
-from jaxbn._functional import batch_norm as batch_norm
-from jaxbn._functional import batch_renorm as batch_renorm
-from jaxbn._moments import compute_moments as compute_moments
-from jaxbn._moments import merge_moments as merge_moments
-from jaxbn._normalize import normalize as normalize
-from jaxbn._running_stats import init_running_stats as init_running_stats
-from jaxbn._running_stats import update_running_stats as update_running_stats
-from jaxbn._types import Moments as Moments
-from jaxbn._types import RunningStats as RunningStats
+import importlib
+from types import ModuleType
+
+from jaxbn._core.types import Moments as Moments
+from jaxbn._core.types import RunningStats as RunningStats
+from jaxbn._functions.batch_norm import batch_norm as batch_norm
+from jaxbn._functions.batch_norm import batch_renorm as batch_renorm
+from jaxbn._functions.moments import compute_moments as compute_moments
+from jaxbn._functions.moments import merge_moments as merge_moments
+from jaxbn._functions.normalize import normalize as normalize
+from jaxbn._functions.running_stats import init_running_stats as init_running_stats
+from jaxbn._functions.running_stats import update_running_stats as update_running_stats
 
 __version__ = "0.1.0"
+
+_WITH_FLAX = ("conversion", "linen", "nnx", "population")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports the modules that need Flax when they are first used (PEP 562)."""
+    if name in _WITH_FLAX:
+        return importlib.import_module(f"jaxbn.{name}")
+    raise AttributeError(f"module 'jaxbn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, those of the modules that are not imported yet too."""
+    public = [name for name in globals() if not name.startswith("_")]
+    return sorted({*public, *_WITH_FLAX} - {"importlib", "ModuleType"})

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of modules and of the variables of models."""
+
+from collections.abc import Collection, Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def check_train_flag(use_running_average: bool | None) -> bool:
+    """`use_running_average` must be given to the constructor or to the call."""
+    if use_running_average is None:
+        raise ValueError(
+            "`use_running_average` must be given to the constructor or to the call, "
+            "got None in both; `model.train()` and `model.eval()` set it too."
+        )
+    return use_running_average
+
+
+def check_same_variables(
+    given: Mapping[str, Array], module: Mapping[str, Array]
+) -> None:
+    """`variables`, by path, must have the names and shapes of the module's."""
+    missing, unknown = _other_names(module, given), _other_names(given, module)
+    if missing or unknown:
+        raise ValueError(
+            "`variables` must have the names of `module`; it lacks "
+            f"{missing or 'nothing'}, and also has {unknown or 'nothing'}."
+        )
+    for path, value in given.items():
+        if jnp.shape(value) != jnp.shape(module[path]):
+            raise ValueError(
+                f"`variables` must have the shapes of `module`, got "
+                f"{jnp.shape(value)} for `{path}`, which has "
+                f"{jnp.shape(module[path])}."
+            )
+
+
+def _other_names(names: Collection[str], known: Collection[str]) -> list[str]:
+    return sorted(set(names) - set(known))

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the estimation of population statistics."""
+
+import contextlib
+import math
+from collections.abc import Collection, Generator, Iterable, Mapping
+from typing import Any
+
+from jaxbn._checks.kinds import is_number
+
+
+def check_batches(batches: Iterable[Any], *, again: bool) -> None:
+    """`batches` must be iterable, and for several passes more than once."""
+    try:
+        same = iter(batches) is batches
+    except TypeError:
+        raise TypeError(
+            f"`batches` must be an iterable of batches, got {type(batches).__name__}."
+        ) from None
+    if again and same:
+        raise ValueError(
+            "`batches` must be iterable more than once with `layerwise=True`, got "
+            f"{type(batches).__name__}, which ends after one pass; give a list, or a "
+            "class whose `__iter__` starts again."
+        )
+
+
+def check_num_batches(num_batches: int) -> None:
+    """There must be something to estimate from."""
+    if num_batches == 0:
+        raise ValueError(
+            "`batches` must hold at least one batch, got none; an iterator that was "
+            "used before is empty."
+        )
+
+
+def check_layers(layers: Collection[str], *, name: str) -> None:
+    """The model must have batch norms."""
+    if not layers:
+        raise ValueError(
+            f"`{name}` must have at least one batch norm, a place with `mean` and "
+            "`var` of one shape, got none: there is nothing to estimate."
+        )
+
+
+@contextlib.contextmanager
+def model_errors(kind: type[Exception]) -> Generator[None]:
+    """Names the cause where variables do not fit the model."""
+    try:
+        yield
+    except kind as error:
+        raise ValueError(
+            "`variables` and the batches must fit the model of `apply`, which raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def check_updates(result: Any) -> Mapping[str, Any]:
+    """Returns the statistics in what `apply` returned."""
+    pair: tuple[Any, ...] = result if isinstance(result, tuple) else ()
+    updates: Mapping[str, Any] | None = None
+    if len(pair) == 2 and isinstance(pair[1], Mapping):
+        updates = pair[1]
+    if updates is None or "batch_stats" not in updates:
+        kind = "a tuple without them" if isinstance(result, tuple) else "no tuple"
+        raise TypeError(
+            "`apply` must return the output and the updates, as `model.apply(..., "
+            f'mutable=["batch_stats"])` does, got {kind}.'
+        )
+    return updates["batch_stats"]
+
+
+def check_names(updated: Collection[str], given: Collection[str]) -> None:
+    """The model must have no statistics that it was not given."""
+    unknown = sorted(set(updated) - set(given))
+    if unknown:
+        raise ValueError(
+            f"`variables` must have all statistics of the model, but `batch_stats` "
+            f"lacks {', '.join(f'`{name}`' for name in unknown)}; do they belong to "
+            "another model?"
+        )
+
+
+def check_anything_recorded(recorded: Collection[str], layers: Collection[str]) -> None:
+    """At least one layer must have run as in training."""
+    if not recorded:
+        raise ValueError(
+            "the model must be run as in training (`use_running_average=False`, or "
+            "`update_stats=True`): none of its batch norms, "
+            f"{', '.join(f'`{path}`' for path in layers)}, had anything to add to its "
+            "statistics."
+        )
+
+
+@contextlib.contextmanager
+def other_shapes_fit(number: int, shapes: Any, first: Any) -> Generator[None]:
+    """A batch whose shapes are not those of the first must go through the model."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"`batches` must all fit the model, got batch {number} of shapes {shapes}, "
+            f"which does not go through it; batch 0, of shapes {first}, did. Its "
+            f"error: {type(error).__name__}: {error}"
+        ) from error
+
+
+def check_prior(prior_count: object) -> None:
+    """It must be a finite number of examples, at least 0."""
+    if not is_number(prior_count):
+        raise TypeError(f"`prior_count` must be a number, got {prior_count!r}.")
+    if not 0 <= prior_count < math.inf:
+        raise ValueError(
+            f"`prior_count` must be finite and at least 0, got {prior_count}; 0 uses "
+            "the batches alone."
+        )

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums and gathers across named axes, one collective each.
+
+Both are built on `psum` alone, which works under `shard_map` (checked or not), `pmap`
+and `vmap`, has the right transpose in each, and marks its result as equal everywhere.
+"""
+
+import math
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, Shaped
+
+from jaxbn._checks.axes import Groups
+
+Stacked = TypeVar("Stacked")
+
+
+class Sync(NamedTuple):
+    """The named axes to synchronise over, and groups of their indices; hashable."""
+
+    names: tuple[str, ...]
+    groups: Groups | None = None
+    # The groups, of one size, are virtual batches: every shard gets the results of all
+    # groups, stacked.
+    stacked: bool = False
+
+    @property
+    def size(self) -> int:
+        """The number of shards."""
+        return math.prod(lax.axis_size(name) for name in self.names)
+
+    @property
+    def shard(self) -> Int[Array, ""]:
+        """The number of this shard; the last name varies fastest."""
+        shard = jnp.zeros((), jnp.int32)
+        for name in self.names:
+            shard = shard * lax.axis_size(name) + lax.axis_index(name)
+        return shard
+
+    @property
+    def batches(self) -> Groups:
+        """The indices of the shards of each batch."""
+        return self.groups or (tuple(range(self.size)),)
+
+    @property
+    def group_of(self) -> np.ndarray:
+        """The group of each shard."""
+        table = np.zeros(self.size, np.int32)
+        for number, group in enumerate(self.groups or ()):
+            table[list(group)] = number
+        return table
+
+    @property
+    def group(self) -> Int[Array, ""]:
+        """The group of this shard."""
+        return jnp.asarray(self.group_of)[self.shard]
+
+
+def gather_across(x: Float[Array, " k"], sync: Sync) -> Float[Array, "*g d k"]:
+    """Returns every shard's `x`; rows of zeros for those of other groups."""
+    rows = _sum(_in_row(x, sync.shard, sync.size), sync.names)
+    if sync.groups is None:
+        return rows
+    if sync.stacked:
+        return rows[np.asarray(sync.groups)]
+    mine = jnp.asarray(sync.group_of) == sync.group
+    return jnp.where(mine[:, None], rows, jnp.zeros((), x.dtype))
+
+
+def sum_across(x: Float[Array, " k"], sync: Sync) -> Float[Array, "*g k"]:
+    """Returns the sum of `x` over the shards, or over those of this shard's group."""
+    if sync.groups is None:
+        return _sum(x, sync.names)
+    sums = _sum(_in_row(x, sync.group, len(sync.groups)), sync.names)
+    return sums if sync.stacked else sums[sync.group]
+
+
+def own(stacked: Stacked, sync: Sync | None) -> Stacked:
+    """Returns this shard's entry of results that may be stacked by group.
+
+    All arrays are indexed as one, so that the transpose is one collective.
+    """
+    if sync is None or not sync.stacked:
+        return stacked
+
+    def first(array: Array) -> Array:
+        return array[0]
+
+    def flat(one: Stacked) -> Array:
+        return ravel_pytree(one)[0]
+
+    _, unravel = ravel_pytree(jax.tree.map(first, stacked))
+    return unravel(jax.vmap(flat)(stacked)[sync.group])
+
+
+def vary_like(x: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Marks `x` as varying over the mesh axes that `like` varies over.
+
+    JAX would do so wherever the two meet, and transpose each of these places to a
+    `psum`. Changes nothing except under `shard_map(check_vma=True)`.
+    """
+    missing = tuple(sorted(varying_axes(like) - varying_axes(x)))
+    return lax.pcast(x, missing, to="varying") if missing else x
+
+
+def _in_row(
+    x: Float[Array, " k"], row: Int[Array, ""], num_rows: int
+) -> Float[Array, "r k"]:
+    """A matrix of zeros with `x` in one row."""
+    here = jnp.arange(num_rows, dtype=jnp.int32) == row
+    return jnp.where(here[:, None], x[None], jnp.zeros((), x.dtype))
+
+
+def _sum(x: Float[Array, "..."], names: tuple[str, ...]) -> Float[Array, "..."]:
+    """One `psum` over the axes of the mesh, and one over those of `vmap` and `pmap`.
+
+    A sum over a `vmap` axis is no collective, so that one collective remains.
+    """
+    manual = manual_axes()
+    for part in (
+        tuple(name for name in names if name not in manual),
+        tuple(name for name in names if name in manual),
+    ):
+        if part:
+            x = lax.psum(x, part)
+    return x
+
+
+def manual_axes() -> tuple[str, ...]:
+    """The mesh axes that an enclosing `shard_map` maps over."""
+    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def varying_axes(x: Shaped[Array, "..."]) -> frozenset[str]:
+    """The mesh axes over which `x` varies."""
+    kind = jax.typeof(x)
+    if hasattr(kind, "vma"):  # before JAX 0.12
+        return frozenset(kind.vma)
+    return frozenset(kind.manual_axis_type.varying)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The geometry of a batch: its axes, who shares it, and which positions count."""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Inexact
+
+from jaxbn._checks.kinds import is_complex
+from jaxbn._core.collectives import Sync
+
+Weights = Bool[Array, "..."] | Float[Array, "..."] | None
+"""Which positions count (bool) or how much (float): the rank of `x`, size 1 where it is
+the same for a whole axis; None when all count."""
+
+
+class Batch(NamedTuple):
+    """The arrays that are cut together with the batch."""
+
+    x: Inexact[Array, "*n"]
+    weights: Weights
+    residual: Inexact[Array, "*n"] | None
+
+
+class Layout(NamedTuple):
+    """The shape of `x`, its feature axes, and who shares statistics; hashable."""
+
+    shape: tuple[int, ...]
+    feature_axes: tuple[int, ...]
+    sync: Sync | None = None
+    virtual_batch_size: int | None = None
+    pairs: bool = False  # the last axis, of features, holds real and imaginary part
+
+    @property
+    def reduced_axes(self) -> tuple[int, ...]:
+        """All other axes."""
+        return tuple(a for a in range(len(self.shape)) if a not in self.feature_axes)
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """The sizes of the feature axes: the shape of statistics and parameters."""
+        return tuple(self.shape[a] for a in self.feature_axes)
+
+    @property
+    def num_values(self) -> int:
+        """How many values a feature has."""
+        return math.prod(self.shape[a] for a in self.reduced_axes)
+
+    @property
+    def of_pairs(self) -> "Layout":
+        """The layout of a complex `x` as pairs of real numbers."""
+        axes = (*self.feature_axes, len(self.shape))
+        return self._replace(shape=(*self.shape, 2), feature_axes=axes, pairs=True)
+
+    def expand(self, vector: Inexact[Array, "*c"]) -> Inexact[Array, "..."]:
+        """Gives a vector of features the rank of `x`."""
+        return lax.expand_dims(vector, self.reduced_axes)
+
+    def pool(self, var: Float[Array, "*gc"]) -> Float[Array, "*gc"]:
+        """Gives the two parts of a complex number one variance, the sum of theirs."""
+        if not self.pairs:
+            return var
+        return jnp.broadcast_to(jnp.sum(var, -1, keepdims=True), var.shape)
+
+    def total(self, x: Float[Array, "*n"]) -> Float[Array, "*c"]:
+        """Sums `x` over the reduced axes."""
+        return jnp.sum(x, axis=self.reduced_axes)
+
+
+def compute_dtype(x: Inexact[Array, "*n"]) -> np.dtype:
+    """The dtype of the arithmetic: at least float32, float64 when `x` is."""
+    double = x.dtype in (jnp.float64, jnp.complex128)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)
+
+
+def vector_dtype(x: Inexact[Array, "*n"]) -> np.dtype:
+    """The dtype of means, scale and bias: that of the arithmetic, complex as `x` is."""
+    working = compute_dtype(x)
+    if not is_complex(x.dtype):
+        return working
+    return jnp.dtype(jnp.complex128 if working == jnp.float64 else jnp.complex64)
+
+
+def positions_that_count(weights: Weights) -> Bool[Array, "..."] | None:
+    """Where the weight is not 0; None when all count."""
+    if weights is None or weights.dtype == bool:
+        return weights
+    return weights != 0
+
+
+def zero_where_left_out(
+    x: Inexact[Array, "*n"], weights: Weights
+) -> Inexact[Array, "*n"]:
+    """Selects, so that NaN in a position of weight 0 cannot pass, nor its gradient."""
+    counts = positions_that_count(weights)
+    return x if counts is None else jnp.where(counts, x, jnp.zeros((), x.dtype))
+
+
+def weigh(x: Float[Array, "*n"], weights: Weights) -> Float[Array, "*n"]:
+    """Multiplies by float weights; `x` must be 0 already where the weight is 0."""
+    return x if weights is None or weights.dtype == bool else weights * x

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Batch norm in training, and its derivative by hand.
+
+With weights $w_i$ of sum $W$, centered values $c_i = x_i - \mu$, the reciprocal
+deviation $\rho = (v + \epsilon)^{-1/2}$, and per feature
+
+$$z_i = \gamma\rho\,c_i + \beta + r_i, \qquad y_i = a(z_i),$$
+
+tangents $\dot x, \dot\gamma, \dot\beta, \dot r$ give those of mean and variance,
+$\dot\mu, \dot v$ (see `moment_tangents`), hence $\dot\rho = -\rho^3 \dot v / 2$ and
+
+$$\dot z_i = \gamma\rho\,\dot x_i
+    + \underbrace{(\dot\gamma\rho - \tfrac12\gamma\rho^3\dot v)}_{\textstyle\dot s}\,c_i
+    + \underbrace{(\dot\beta - \gamma\rho\,\dot\mu)}_{\textstyle\dot o} + \dot r_i .$$
+
+Only this is written here. It is linear in the tangents, so that JAX transposes it for
+reverse mode, and its form decides what the transpose computes. With
+$g_i = a'(z_i)\,\partial L/\partial y_i$, the two broadcasts of feature vectors
+transpose to the two sums of the backward pass, everything between them is on feature
+vectors, and the cotangent of $\dot x$ is one chain, rounded once:
+
+$$\bar o = \sum_i g_i, \quad \bar s = \sum_i g_i c_i, \quad
+  \bar\beta = \bar o, \quad \bar\gamma = \rho\,\bar s, \quad
+  \bar v = -\tfrac12\gamma\rho^3\,\bar s, \quad \bar\mu = -\gamma\rho\,\bar o,$$
+$$\bar x_i = \gamma\rho\,g_i + \tfrac{w_i}{W}\left(\bar\mu + 2 c_i\,\bar v\right),
+  \qquad \bar r_i = g_i .$$
+
+Batch renorm replaces $\gamma$ and $\beta$ by $\gamma r$ and $\beta + \gamma d$, whose
+tangents are $\dot\gamma r$ and $\dot\beta + \dot\gamma d$ (see `renorm.py`).
+
+Cotangents of the returned mean and variance add to $\bar\mu$ and $\bar v$. One rule
+serves `jvp`, `vjp`, `hessian` and every higher order, which a custom VJP cannot.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from jaxbn._checks.kinds import is_complex
+from jaxbn._core import xla
+from jaxbn._core.affine import (
+    Params,
+    Static,
+    activate,
+    affine,
+    center,
+    reciprocal_deviation,
+    slope_of,
+)
+from jaxbn._core.collectives import own, vary_like
+from jaxbn._core.layout import (
+    Batch,
+    Layout,
+    Weights,
+    compute_dtype,
+    vector_dtype,
+    zero_where_left_out,
+)
+from jaxbn._core.pairs import batch_as_pairs, from_pairs, moments_from_pairs
+from jaxbn._core.renorm import Correction, Target, correction
+from jaxbn._core.statistics import batch_statistics, moment_tangents
+from jaxbn._core.types import Moments
+from jaxbn._core.virtual_batches import by_virtual_batch
+
+
+class Saved(NamedTuple):
+    """What the derivative needs from the forward pass, and nothing else."""
+
+    x: Float[Array, "*n"]  # in its own dtype; all else of its size is computed again
+    weights: Weights
+    anchor: Float[Array, "*c"]  # the mean is the sum of these two
+    shift: Float[Array, "*c"]
+    rho: Float[Array, "*c"]
+    count: Float[Array, "*g"]
+    scale: Float[Array, "*c"] | None
+    bias: Float[Array, "*c"] | None  # where an activation needs z again
+    residual: Float[Array, "*n"] | None  # likewise, unless `output` tells enough
+    output: Float[Array, "*n"] | None  # tells the sign of z after a ReLU with residual
+    corrected: Correction | None
+
+
+Result = tuple[Float[Array, "*n"], Moments]
+
+
+def normalize_by_batch(
+    static: Static, batch: Batch, params: Params, target: Target | None = None
+) -> tuple[Inexact[Array, "*n"], Moments]:
+    """Normalizes a batch, or each of its virtual batches, by its own moments.
+
+    With a target, corrected towards it. Returns the output and the moments, stacked
+    where there are virtual batches.
+    """
+    if is_complex(batch.x.dtype):
+        return _normalize_complex(static, batch, params)
+
+    def of_part(layout: Layout, part: Batch) -> Result:
+        return _normalize(static._replace(layout=layout), part, params, target)
+
+    return by_virtual_batch(of_part, static.layout, batch)
+
+
+def _normalize_complex(
+    static: Static, batch: Batch, params: Params
+) -> tuple[Inexact[Array, "*n"], Moments]:
+    """Normalizes the parts of the numbers as pairs; what mixes them comes after."""
+    layout, epsilon, activation, dtype = static
+    pairs = Static(layout.of_pairs, epsilon, None, compute_dtype(batch.x))
+    y, moments = normalize_by_batch(pairs, batch_as_pairs(batch), Params(None, None))
+    scale, bias = params
+    if scale is None:
+        scale = jnp.ones(layout.features, vector_dtype(batch.x))
+    residual = batch.residual
+    if residual is not None:
+        residual = zero_where_left_out(residual, batch.weights)
+    z = affine(from_pairs(y), scale, bias, residual, layout)
+    return activate(z, activation, batch.weights, dtype), moments_from_pairs(moments)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnames=("static",))
+def _normalize(
+    static: Static, batch: Batch, params: Params, target: Target | None
+) -> Result:
+    """Normalizes a real batch by its own moments; no gradient flows to the target."""
+    return _forward(static, batch, params, target)[0]
+
+
+def _forward(
+    static: Static, batch: Batch, params: Params, target: Target | None
+) -> tuple[Result, Saved]:
+    """Returns the result and what the derivative needs."""
+    layout, epsilon, activation, dtype = static
+    (x, weights, residual), (scale, bias) = batch, params
+    statistics = batch_statistics(x, weights, layout)
+    anchor, shift, var, _ = own(statistics, layout.sync)
+    var = layout.pool(var)
+    rho = reciprocal_deviation(var, epsilon)
+    corrected = None
+    if target is not None:
+        corrected = correction(anchor, shift, var, target, epsilon)
+        scale, bias = corrected.of_scale(scale), corrected.of_bias(scale, bias)
+    centered = zero_where_left_out(center(x, anchor, shift, layout), weights)
+    if residual is not None:
+        residual = zero_where_left_out(residual, weights)
+    z = affine(centered, slope_of(rho, scale), bias, residual, layout)
+    y = activate(z, activation, weights, dtype)
+    sign_from_output = activation is jax.nn.relu and residual is not None
+    if sign_from_output:
+        y = xla.keep_output(y)
+    saved = Saved(
+        x,
+        weights,
+        anchor,
+        shift,
+        rho,
+        statistics.count,
+        scale,
+        bias=None if activation is None or sign_from_output else bias,
+        residual=None if activation is None or sign_from_output else residual,
+        output=y if sign_from_output else None,
+        corrected=corrected,
+    )
+    return (y, statistics.moments), saved
+
+
+@_normalize.defjvp
+def _normalize_jvp(
+    static: Static,
+    primals: tuple[Batch, Params, Target | None],
+    tangents: tuple[Batch, Params, Target | None],
+) -> tuple[Result, Result]:
+    result, saved = _forward(static, *primals)
+    batch_dot, params_dot, _ = tangents
+    # Under `checkpoint` reverse mode keeps the arguments alone, and computes centered
+    # values, z and the ReLU's mask from them again. Within one program it may share
+    # them with the forward pass: no barrier has to prevent that.
+    tangent = jax.checkpoint(functools.partial(_tangent, static), prevent_cse=False)
+    return result, tangent(saved, batch_dot.x, batch_dot.residual, params_dot)
+
+
+def _tangent(
+    static: Static,
+    saved: Saved,
+    x_dot: Float[Array, "*n"],
+    residual_dot: Float[Array, "*n"] | None,
+    params_dot: Params,
+) -> Result:
+    """Returns the tangents of output and moments; linear in the other tangents."""
+    layout, working = static.layout, saved.anchor.dtype
+    scale_dot, bias_dot = params_dot
+    x_dot = x_dot.astype(working)
+    centered = zero_where_left_out(
+        center(saved.x, saved.anchor, saved.shift, layout), saved.weights
+    )
+    moments_dot = moment_tangents(centered, x_dot, saved.count, saved.weights, layout)
+    mean_dot, var_dot = own(moments_dot, layout.sync)
+    var_dot = layout.pool(var_dot)
+    if saved.corrected is not None and scale_dot is not None:
+        bias_dot = saved.corrected.of_bias(scale_dot, bias_dot)
+        scale_dot = saved.corrected.of_scale(scale_dot)
+    rho = saved.rho
+    slope = slope_of(rho, saved.scale)
+    slope_dot = -0.5 * slope * rho * rho * var_dot
+    if scale_dot is not None:
+        slope_dot = slope_dot + scale_dot * rho
+    offset_dot = -slope * mean_dot
+    if bias_dot is not None:
+        offset_dot = offset_dot + bias_dot
+    if layout.sync is not None:
+        # Packed, so that their transpose is one collective.
+        both = vary_like(jnp.stack([slope_dot, offset_dot]), x_dot)
+        slope_dot, offset_dot = both[0], both[1]
+    z_dot = affine(x_dot, slope, offset_dot, residual_dot, layout)
+    z_dot = z_dot + layout.expand(slope_dot) * _centered_again(static, saved)
+    y_dot = zero_where_left_out(
+        _activation_tangent(static, saved, centered, z_dot), saved.weights
+    )
+    return y_dot, Moments(*moments_dot, jnp.zeros_like(saved.count))
+
+
+def _centered_again(static: Static, saved: Saved) -> Float[Array, "*n"]:
+    """The centered values for the second sum of the backward pass."""
+    expand = static.layout.expand
+    again = saved.x.astype(saved.anchor.dtype)
+    again = xla.subtract_again(again, saved.anchor, expand)
+    again = xla.subtract_again(again, saved.shift, expand)
+    return zero_where_left_out(again, saved.weights)
+
+
+def _activation_tangent(
+    static: Static,
+    saved: Saved,
+    centered: Float[Array, "*n"],
+    z_dot: Float[Array, "*n"],
+) -> Float[Array, "*n"]:
+    """The tangent of the output, in its dtype, for that of z."""
+    layout, _, activation, dtype = static
+    if activation is None:
+        return z_dot.astype(dtype)
+    slope = slope_of(saved.rho, saved.scale)
+    if activation is not jax.nn.relu:
+        z = affine(centered, slope, saved.bias, saved.residual, layout)
+        return jax.jvp(activation, (z,), (z_dot,))[1].astype(dtype)
+    if saved.output is not None:
+        active = saved.output > 0
+    else:
+        active = affine(centered, slope, saved.bias, None, layout) > 0
+    return xla.select_narrow(active, z_dot, dtype)

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch norm as a Flax Linen module: its state; the arithmetic is in the core."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Inexact, Shaped
+
+from jaxbn._core.affine import Activation
+from jaxbn._core.moments import batch_moments
+from jaxbn._flax.layer import (
+    call_layer,
+    counts_updates,
+    lift_call,
+    renorm_of,
+    start_for,
+)
+from jaxbn._flax.records import LayerState, names_of_state
+from jaxbn._functions.settings import RenormSettings
+
+
+class BatchNorm(nn.Module):
+    r"""Batch norm with the names, parameters and `batch_stats` of `flax.linen`.
+
+    $$y = a\left(\gamma\,\frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\right)$$
+
+    with the batch's mean and variance in training, the running ones in inference. To
+    use it in an existing model, change the import. The `params` are `scale` and `bias`,
+    the `batch_stats` are `mean` and `var`, of the shape of the feature axes, so that
+    each library reads the other's checkpoints. The numerics are those of
+    `jaxbn.batch_norm`: the variance is accurate at any mean, and the output has the
+    dtype of the input unless `dtype` is given.
+
+    Attributes:
+        use_running_average: normalize by the running statistics (inference) instead of
+            the batch's; here or at the call.
+        axis: the feature axis or axes.
+        momentum: of the running statistics, in [0, 1):
+            `new = momentum * old + (1 - momentum) * batch`. PyTorch's momentum is 1
+            minus this one. None: the plain average of all updates, whose `count` is
+            then in `batch_stats` too.
+        epsilon: added to the variance, at least 0.
+        dtype: of the output; None for that of the input.
+        param_dtype: of `scale` and `bias`; the running statistics are always float32,
+            the mean of a complex input complex64.
+        use_bias: whether to add a learned bias.
+        use_scale: whether to multiply by a learned scale.
+        bias_init: initializer of the bias.
+        scale_init: initializer of the scale.
+        axis_name: the named axis or axes of `shard_map`, `pmap` or `vmap` over which
+            batch statistics are synchronised, counts included. It is not needed under
+            `jit`, and need not be bound at initialization.
+        axis_index_groups: groups along `axis_name`, each a batch of its own.
+        virtual_batch_size: normalize contiguous parts of this many examples, each by
+            its own moments (ghost batch norm), as in `jaxbn.batch_norm`; the running
+            statistics are updated with the moments of all parts together.
+        unbiased: store the variance with Bessel's correction, as PyTorch does.
+        debias: leave the initial 0 and 1 out of the running statistics, so that they
+            suit inference from the first update on; a `count` is then in `batch_stats`
+            too.
+        activation: applied last, such as `jax.nn.relu`, whose backward stores no mask.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxbn.linen import BatchNorm
+        >>> x = jnp.array([[1.0], [5.0]])
+        >>> norm = BatchNorm(momentum=0.5)
+        >>> variables = norm.init(jax.random.key(0), x, use_running_average=True)
+        >>> y, updates = norm.apply(
+        ...     variables, x, use_running_average=False, mutable=["batch_stats"]
+        ... )
+        >>> updates["batch_stats"]["mean"].item(), updates["batch_stats"]["var"].item()
+        (1.5, 2.5)
+
+    References:
+        Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167.
+    """
+
+    use_running_average: bool | None = None
+    axis: int | Sequence[int] = -1
+    momentum: float | None = 0.99
+    epsilon: float = 1e-5
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = nn.initializers.zeros
+    scale_init: Initializer = nn.initializers.ones
+    axis_name: str | Sequence[str] | None = None
+    axis_index_groups: Sequence[Sequence[int]] | None = None
+    virtual_batch_size: int | None = None
+    unbiased: bool = False
+    debias: bool = False
+    activation: Activation | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Inexact[Array, "*n"],
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        residual: Inexact[Array, "*n"] | None = None,
+        update_stats: bool | None = None,
+    ) -> Inexact[Array, "*n"]:
+        """Normalizes `x`, and in training updates the running statistics.
+
+        Which statistics are used, and whether they are updated, are two choices:
+
+        - `use_running_average=False`: training. With `update_stats=False` the batch's
+          statistics leave no trace, and `batch_stats` need not be mutable;
+        - `use_running_average=True`: inference. With `update_stats=True` the output is
+          the same, and the running statistics are updated with this batch's.
+
+        At initialization nothing is updated.
+
+        Args:
+            x: the input, any shape, real or complex.
+            use_running_average: as the field; give one of the two.
+            mask: which positions count, as in `jaxbn.compute_moments`; elsewhere the
+                output is 0, in training and in inference.
+            residual: added before the activation, of the shape of `x`.
+            update_stats: whether the running statistics are updated; None: exactly when
+                they are not used.
+
+        Returns:
+            The normalized input, of the shape of `x`.
+
+        Raises:
+            TypeError: an argument is of a wrong kind.
+            ValueError: a value is out of range or a shape does not fit `x`;
+                `use_running_average` is given twice or not at all; or `x` has one value
+                per feature in training.
+        """
+        return _call(self, x, use_running_average, mask, residual, update_stats)
+
+
+def _call(
+    norm: BatchNorm,
+    x: Inexact[Array, "*n"],
+    use_running_average: bool | None,
+    mask: Shaped[Array, "..."] | None,
+    residual: Inexact[Array, "*n"] | None,
+    update_stats: bool | None,
+    renorm: RenormSettings | None = None,
+) -> Inexact[Array, "*n"]:
+    """A call of either module: makes or reads its variables, and writes them.
+
+    A function, since Linen would see a call in every method of a module.
+    """
+    use_running_average = nn.merge_param(
+        "use_running_average", norm.use_running_average, use_running_average
+    )
+    initializing = norm.is_initializing()
+    call = lift_call(
+        norm,
+        x,
+        mask=mask,
+        residual=residual,
+        # No axis is bound in initialization, and a batch of one example will do.
+        use_running_average=use_running_average or initializing,
+        update_stats=False if initializing else update_stats,
+        renorm=renorm,
+    )
+    layout, batch = call.lifted.layout, call.lifted.batch
+    start = start_for(batch.x.dtype, layout.features)
+    variables = {
+        name: norm.variable("batch_stats", name, getattr, start, name)
+        for name in names_of_state(
+            counts=counts_updates(norm), has=partial(norm.has_variable, "batch_stats")
+        )
+    }
+    scale = bias = None
+    if norm.use_scale:
+        scale = norm.param("scale", norm.scale_init, layout.features, norm.param_dtype)
+    if norm.use_bias:
+        bias = norm.param("bias", norm.bias_init, layout.features, norm.param_dtype)
+    state = LayerState.from_variables({k: v.value for k, v in variables.items()})
+    if initializing and not use_running_average:
+        moments = batch_moments(layout, batch)
+        state = state._replace(mean=moments.mean, var=moments.var)
+    y, new = call_layer(call, scale, bias, state)
+    if new is not None:
+        for name, value in new.as_variables().items():
+            variables[name].value = value
+    return y
+
+
+class BatchRenorm(BatchNorm):
+    r"""Batch norm corrected towards the running statistics, for small batches.
+
+    $$y = a\left(\gamma\left(\frac{x - \mu_B}{\sigma_B}\,r + d\right) + \beta\right)$$
+
+    in training, with the corrections r and d of `jaxbn.batch_renorm` within the limits;
+    inference is that of `BatchNorm`, and so are the other fields, the `params` and the
+    `batch_stats`. The running statistics must be good before they correct: start with
+    limits of 1 and 0 and open them, or use `debias`.
+
+    Attributes:
+        max_scale: the largest correction of the deviation, at least 1.
+        max_shift: the largest of the mean, in running deviations, at least 0.
+        momentum: of the running statistics:
+            `new = momentum * old + (1 - momentum) * batch`. PyTorch's momentum is 1
+            minus this one.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxbn.linen import BatchRenorm
+        >>> x = jnp.array([[1.0], [5.0]])
+        >>> norm = BatchRenorm(use_running_average=False, epsilon=0.0)
+        >>> variables = norm.init(jax.random.key(0), x)
+        >>> y, _ = norm.apply(variables, x, mutable=["batch_stats"])
+        >>> y.tolist()  # as in inference: the running mean is 0, the deviation 1
+        [[1.0], [5.0]]
+
+    References:
+        Ioffe 2017, https://arxiv.org/abs/1702.03275.
+    """
+
+    max_scale: float = 3.0
+    max_shift: float = 5.0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*n"],
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        residual: Float[Array, "*n"] | None = None,
+        update_stats: bool | None = None,
+        max_scale: float | Float[Array, ""] | None = None,
+        max_shift: float | Float[Array, ""] | None = None,
+    ) -> Float[Array, "*n"]:
+        """As `BatchNorm`, with limits that a schedule may open.
+
+        Args:
+            x: the input, any shape, real floating point.
+            use_running_average: as for `BatchNorm`, like `mask`, `residual` and
+                `update_stats`.
+            mask: which positions count.
+            residual: added before the activation.
+            update_stats: whether the running statistics are updated.
+            max_scale: overrides the field; may be traced.
+            max_shift: overrides the field; may be traced.
+
+        Returns:
+            The normalized input, of the shape of `x`.
+
+        Raises:
+            TypeError: an argument is of a wrong kind.
+            ValueError: as for `BatchNorm`, or a limit is out of range.
+        """
+        renorm = renorm_of(self, max_scale, max_shift)
+        return _call(self, x, use_running_average, mask, residual, update_stats, renorm)

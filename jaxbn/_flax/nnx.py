@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch norm as a Flax NNX module: its state; the arithmetic is in the core."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.rnglib import Rngs
+from jax.nn import initializers
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Inexact, Shaped
+
+from jaxbn._checks.models import check_train_flag
+from jaxbn._core.affine import Activation
+from jaxbn._flax.layer import (
+    call_layer,
+    counts_updates,
+    lift_call,
+    renorm_of,
+    start_for,
+)
+from jaxbn._flax.records import LayerState, names_of_state
+from jaxbn._functions.settings import RenormSettings
+
+
+class BatchNorm(nnx.Module):
+    r"""Batch norm with the constructor and variables of `flax.nnx.BatchNorm`.
+
+    $$y = a\left(\gamma\,\frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\right)$$
+
+    with the batch's mean and variance in training, the running ones in inference. To
+    use it in an existing model, change the import. `scale` and `bias` are `nnx.Param`,
+    `mean` and `var` `nnx.BatchStat`, of shape `(num_features,)`. Every argument means
+    what the field of that name means in `jaxbn.linen.BatchNorm`, and the numerics are
+    the same.
+
+    Under `vmap`, split the module, merge a copy inside and return its state.
+
+    Args:
+        num_features: the number of features, or the sizes of several feature axes.
+        use_running_average: normalize by the running statistics (inference) instead of
+            the batch's; `model.train()`, `model.eval()`, `nnx.view` and the call's own
+            argument change it.
+        axis: the feature axis or axes.
+        momentum: of the running statistics, in [0, 1):
+            `new = momentum * old + (1 - momentum) * batch`. PyTorch's momentum is 1
+            minus this one. None: the plain average of all updates.
+        epsilon: added to the variance, at least 0.
+        dtype: of the output; None for that of the input. For complex input this or
+            `param_dtype` must be complex.
+        param_dtype: of `scale` and `bias`; the running statistics are always float32.
+        use_bias: whether to add a learned bias.
+        use_scale: whether to multiply by a learned scale.
+        bias_init: initializer of the bias.
+        scale_init: initializer of the scale.
+        axis_name: the named axis or axes over which batch statistics are synchronised.
+        axis_index_groups: groups along `axis_name`, each a batch of its own.
+        virtual_batch_size: normalize contiguous parts of this many examples, each by
+            its own moments.
+        unbiased: store the variance with Bessel's correction.
+        debias: leave the initial 0 and 1 out of the running statistics.
+        activation: applied last, such as `jax.nn.relu`, whose backward stores no mask.
+        rngs: for the initializers.
+        bias_metadata, scale_metadata: keyword arguments of the two `nnx.Param`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxbn.nnx import BatchNorm
+        >>> norm = BatchNorm(1, momentum=0.5, rngs=nnx.Rngs(0))
+        >>> y = norm(jnp.array([[1.0], [5.0]]))
+        >>> norm.mean[...].item(), norm.var[...].item()
+        (1.5, 2.5)
+
+    References:
+        Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167.
+    """
+
+    def __init__(
+        self,
+        num_features: int | Sequence[int],
+        *,
+        use_running_average: bool | None = False,
+        axis: int | Sequence[int] = -1,
+        momentum: float | None = 0.99,
+        epsilon: float = 1e-5,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        use_bias: bool = True,
+        use_scale: bool = True,
+        bias_init: Initializer = initializers.zeros,
+        scale_init: Initializer = initializers.ones,
+        axis_name: str | Sequence[str] | None = None,
+        axis_index_groups: Sequence[Sequence[int]] | None = None,
+        virtual_batch_size: int | None = None,
+        unbiased: bool = False,
+        debias: bool = False,
+        activation: Activation | None = None,
+        rngs: Rngs,
+        bias_metadata: Mapping[str, Any] = MappingProxyType({}),
+        scale_metadata: Mapping[str, Any] = MappingProxyType({}),
+    ):
+        """Makes parameters and running statistics."""
+        start = start_for(param_dtype if dtype is None else dtype, num_features)
+        shape = start.mean.shape
+        self.scale = self.bias = nnx.data(None)
+        if use_scale:
+            scale = scale_init(rngs.params(), shape, param_dtype)
+            self.scale = nnx.Param(scale, **scale_metadata)
+        if use_bias:
+            bias = bias_init(rngs.params(), shape, param_dtype)
+            self.bias = nnx.Param(bias, **bias_metadata)
+        self.num_features, self.axis = num_features, axis
+        self.use_running_average = use_running_average
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        self.use_bias = use_bias
+        self.use_scale = use_scale
+        self.axis_name = axis_name
+        self.axis_index_groups = axis_index_groups
+        self.virtual_batch_size = virtual_batch_size
+        self.unbiased = unbiased
+        self.debias = debias
+        self.activation = activation
+        self.mean = nnx.BatchStat(start.mean)
+        self.var = nnx.BatchStat(start.var)
+        if counts_updates(self):
+            self.count = nnx.BatchStat(start.count)
+
+    def __call__(
+        self,
+        x: Inexact[Array, "*n"],
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        residual: Inexact[Array, "*n"] | None = None,
+        update_stats: bool | None = None,
+    ) -> Inexact[Array, "*n"]:
+        """Normalizes `x`, and in training updates the running statistics.
+
+        Args:
+            x: the input, any shape, real or complex.
+            use_running_average: overrides the module's.
+            mask: which positions count, as in `compute_moments`.
+            residual: added before the activation, of the shape of `x`.
+            update_stats: as in `jaxbn.linen`.
+
+        Returns:
+            The normalized input, of the shape of `x`.
+
+        Raises:
+            TypeError: an argument is of a wrong kind.
+            ValueError: a value is out of range or a shape does not fit `x`;
+                `use_running_average` is given nowhere; or `x` has one value per feature
+                in training.
+        """
+        return _call(self, x, use_running_average, mask, residual, update_stats)
+
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """Used by `nnx.view`: another module on the same variables.
+
+        Args:
+            use_running_average: as that of the constructor.
+        """
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
+
+def _call(
+    norm: BatchNorm,
+    x: Inexact[Array, "*n"],
+    use_running_average: bool | None,
+    mask: Shaped[Array, "..."] | None,
+    residual: Inexact[Array, "*n"] | None,
+    update_stats: bool | None,
+    renorm: RenormSettings | None = None,
+) -> Inexact[Array, "*n"]:
+    """A call of either module: reads its variables, and writes them."""
+    if use_running_average is None:
+        use_running_average = check_train_flag(norm.use_running_average)
+    call = lift_call(
+        norm,
+        x,
+        mask=mask,
+        residual=residual,
+        use_running_average=use_running_average,
+        update_stats=update_stats,
+        renorm=renorm,
+    )
+    names = names_of_state(counts=counts_updates(norm), has=partial(hasattr, norm))
+    variables = {name: getattr(norm, name) for name in names}
+    scale, bias = (None if p is None else p[...] for p in (norm.scale, norm.bias))
+    state = LayerState.from_variables({k: v[...] for k, v in variables.items()})
+    y, new = call_layer(call, scale, bias, state)
+    if new is not None:
+        for name, value in new.as_variables().items():
+            variables[name][...] = value
+    return y
+
+
+class BatchRenorm(BatchNorm):
+    r"""Batch norm corrected towards the running statistics, for small batches.
+
+    $$y = a\left(\gamma\left(\frac{x - \mu_B}{\sigma_B}\,r + d\right) + \beta\right)$$
+
+    The counterpart of `jaxbn.linen.BatchRenorm`. It takes the arguments of `BatchNorm`
+    (`momentum`: `new = momentum * old + (1 - momentum) * batch`, PyTorch's is 1 minus
+    this one), and:
+
+    Args:
+        max_scale: the largest correction of the deviation, at least 1.
+        max_shift: the largest of the mean, in running deviations, at least 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxbn.nnx import BatchRenorm
+        >>> norm = BatchRenorm(1, epsilon=0.0, rngs=nnx.Rngs(0))
+        >>> norm(jnp.array([[1.0], [5.0]])).tolist()  # as in inference, by 0 and 1
+        [[1.0], [5.0]]
+
+    References:
+        Ioffe 2017, https://arxiv.org/abs/1702.03275.
+    """
+
+    def __init__(
+        self,
+        num_features: int | Sequence[int],
+        *,
+        max_scale: float = 3.0,
+        max_shift: float = 5.0,
+        rngs: Rngs,
+        **fields: Any,
+    ):
+        """Makes parameters and running statistics."""
+        super().__init__(num_features, rngs=rngs, **fields)
+        self.max_scale = max_scale
+        self.max_shift = max_shift
+
+    def __call__(
+        self,
+        x: Float[Array, "*n"],
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        residual: Float[Array, "*n"] | None = None,
+        update_stats: bool | None = None,
+        max_scale: float | Float[Array, ""] | None = None,
+        max_shift: float | Float[Array, ""] | None = None,
+    ) -> Float[Array, "*n"]:
+        """As `BatchNorm`; `max_scale` and `max_shift` override the module's."""
+        renorm = renorm_of(self, max_scale, max_shift)
+        return _call(self, x, use_running_average, mask, residual, update_stats, renorm)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a layer keeps: its running statistics, and a record of a population.
+
+To estimate the statistics of a population, the estimator stores three arrays next to a
+layer's running statistics. A layer that finds them merges the moments of each batch
+into them, and leaves the running statistics alone. They are part of the state, so that
+they go wherever the running statistics go: through `jit`, `scan`, `vmap`, `shard_map`,
+to other processes.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Inexact
+
+from jaxbn._checks.statistics import check_same_features
+from jaxbn._core.moments import merge_stacked
+from jaxbn._core.statistics import expand_last
+from jaxbn._core.types import Moments, RunningStats
+
+_PREFIXES = {False: "population_", True: "layerwise_population_"}
+"""By whether the layers that are recorded normalize by their running statistics."""
+
+
+class Record(NamedTuple):
+    """Moments with a count for each feature.
+
+    So that all three have the axes of the running mean, whatever `scan` or `vmap` has
+    stacked there.
+    """
+
+    mean: Inexact[Array, "*c"]
+    var: Float[Array, "*c"]
+    count: Float[Array, "*c"]
+
+
+class LayerState(NamedTuple):
+    """The variables of a layer that are not learned."""
+
+    mean: Inexact[Array, "*c"]
+    var: Float[Array, "*c"]
+    count: Float[Array, ""] | None  # only where the update needs it
+    record: Record | None = None
+    layerwise: bool = False  # the record is of layers as they are in inference
+
+    @classmethod
+    def from_variables(cls, variables: Mapping[str, Array]) -> "LayerState":
+        """Reads the state from its variables by name; see `names_of_state`."""
+        count = variables.get("count")
+        state = cls(variables["mean"], variables["var"], count)
+        for layerwise in _PREFIXES:
+            names = record_names(layerwise=layerwise)
+            if names[0] in variables:
+                record = Record(*(variables[name] for name in names))
+                return state._replace(record=record, layerwise=layerwise)
+        return state
+
+    def as_variables(self) -> dict[str, Array]:
+        """The variables by name, those alone that the layer has."""
+        variables = {"mean": self.mean, "var": self.var}
+        if self.count is not None:
+            variables["count"] = self.count
+        if self.record is not None:
+            names = record_names(layerwise=self.layerwise)
+            variables |= dict(zip(names, self.record, strict=True))
+        return variables
+
+    @property
+    def stats(self) -> RunningStats:
+        """The running statistics; a count of 0 where none is kept."""
+        count = self.count
+        if count is None:
+            count = jnp.zeros_like(self.var, shape=())
+        return RunningStats(self.mean, self.var, count)
+
+    def with_stats(self, stats: RunningStats) -> "LayerState":
+        """The state after an update; a count is kept where there was one."""
+        count = None if self.count is None else stats.count
+        return self._replace(mean=stats.mean, var=stats.var, count=count)
+
+
+def names_of_state(*, counts: bool, has: Callable[[str], bool]) -> tuple[str, ...]:
+    """Returns the names of a layer's variables, those of a record where it has one."""
+    names = ("mean", "var", "count") if counts else ("mean", "var")
+    for layerwise in _PREFIXES:
+        recorded = record_names(layerwise=layerwise)
+        if has(recorded[0]):
+            return names + recorded
+    return names
+
+
+def record_names(*, layerwise: bool) -> tuple[str, ...]:
+    """Returns under which names a layer finds a record."""
+    return tuple(_PREFIXES[layerwise] + field for field in Record._fields)
+
+
+def empty_record(mean: Inexact[Array, "*c"], var: Float[Array, "*c"]) -> Record:
+    """Returns a record of nothing for a layer with these running statistics."""
+    return Record(jnp.zeros_like(mean), jnp.zeros_like(var), jnp.zeros_like(var))
+
+
+def add_to_record(record: Record, moments: Moments) -> Record:
+    """Merges a batch's moments into the record, exactly: a layer may run twice."""
+    check_same_features(record.mean.shape, moments.mean.shape)
+    count = jnp.broadcast_to(
+        expand_last(moments.count, moments.var.ndim), moments.var.shape
+    )
+    both = Moments(
+        *(
+            jnp.stack([old, lax.stop_gradient(new).astype(old.dtype)])
+            for old, new in zip(record, (*moments[:2], count), strict=True)
+        )
+    )
+    return Record(*merge_stacked(both, 0))

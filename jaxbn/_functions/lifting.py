@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments checked, and brought to the rank and dtype of the computation: once."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Inexact, Shaped
+
+from jaxbn._checks.arrays import (
+    check_activation,
+    check_dtype,
+    check_epsilon,
+    check_features,
+    check_inexact,
+    check_mask,
+    check_real,
+    check_residual,
+)
+from jaxbn._checks.axes import (
+    check_axis,
+    check_axis_name,
+    check_groups,
+    check_virtual_batch_size,
+    check_vmap_names,
+)
+from jaxbn._checks.statistics import check_renorm
+from jaxbn._core.affine import Params, Static
+from jaxbn._core.collectives import Sync, manual_axes, varying_axes
+from jaxbn._core.layout import Batch, Layout, Weights, compute_dtype, vector_dtype
+from jaxbn._core.renorm import Target
+from jaxbn._core.types import RunningStats
+from jaxbn._functions.settings import BatchSettings, RenormSettings
+
+
+class Lifted(NamedTuple):
+    """A call that has been checked: what is static, and what is cut with the batch."""
+
+    static: Static
+    batch: Batch
+
+    @property
+    def layout(self) -> Layout:
+        """Axes, shape, and who shares statistics."""
+        return self.static.layout
+
+
+def lift(
+    x: Inexact[Array, "*n"],
+    settings: BatchSettings,
+    *,
+    mask: Shaped[Array, "..."] | None = None,
+    residual: Inexact[Array, "*n"] | None = None,
+) -> Lifted:
+    """Checks and lifts all of a call that does not come one value per feature."""
+    check_inexact(x)
+    axes = check_axis(settings.axis, x.shape)
+    sync = _lift_sync(settings.axis_name, settings.axis_index_groups)
+    check_virtual_batch_size(
+        settings.virtual_batch_size, x.shape, axes, () if sync is None else sync.batches
+    )
+    epsilon = check_epsilon(settings.epsilon)
+    check_activation(settings.activation)
+    dtype = x.dtype
+    if settings.dtype is not None:
+        dtype = check_dtype(settings.dtype, x.dtype)
+    if residual is not None:
+        check_residual(residual, x)
+    x = jnp.asarray(x)
+    layout = Layout(x.shape, axes, sync, settings.virtual_batch_size)
+    weights = _lift_mask(mask, layout, compute_dtype(x))
+    static = Static(layout, epsilon, settings.activation, dtype)
+    return Lifted(static, Batch(x, weights, residual))
+
+
+def lift_params(
+    lifted: Lifted,
+    scale: Inexact[Array, "*c"] | None,
+    bias: Inexact[Array, "*c"] | None,
+) -> Params:
+    """Checks and lifts what is learned."""
+    x = lifted.batch.x
+    check_features(x, lifted.layout.feature_axes, scale=scale, bias=bias)
+    dtype = vector_dtype(x)
+    return Params(
+        None if scale is None else jnp.asarray(scale, dtype),
+        None if bias is None else jnp.asarray(bias, dtype),
+    )
+
+
+def lift_statistics(
+    lifted: Lifted, mean: Inexact[Array, "*c"], var: Float[Array, "*c"]
+) -> tuple[Inexact[Array, "*c"], Float[Array, "*c"]]:
+    """Checks and lifts statistics to normalize by."""
+    x = lifted.batch.x
+    check_features(x, lifted.layout.feature_axes, mean=mean, var=var)
+    return jnp.asarray(mean, vector_dtype(x)), jnp.asarray(var, compute_dtype(x))
+
+
+def lift_target(
+    lifted: Lifted, stats: RunningStats, settings: RenormSettings
+) -> Target:
+    """Checks and lifts the statistics to correct towards, and the limits."""
+    check_renorm(settings.max_scale, settings.max_shift)
+    x = lifted.batch.x
+    check_real(x, name="x", reason="batch renorm is not defined for complex numbers")
+    mean, var = lift_statistics(lifted, stats.mean, stats.var)
+    dtype = compute_dtype(x)
+    return Target(
+        mean,
+        var,
+        jnp.asarray(settings.max_scale, dtype),
+        jnp.asarray(settings.max_shift, dtype),
+    )
+
+
+def _lift_sync(
+    axis_name: str | Sequence[str] | None,
+    axis_index_groups: Sequence[Sequence[int]] | None,
+) -> Sync | None:
+    """The named axes and groups; None where nothing is synchronised."""
+    names = check_axis_name(axis_name)
+    manual = manual_axes()
+    if manual and varying_axes(lax.axis_index(manual)):  # that is, check_vma=True
+        check_vmap_names(names, manual)
+    groups = check_groups(axis_index_groups, names)
+    return Sync(names, groups) if names else None
+
+
+def _lift_mask(
+    mask: Shaped[Array, "..."] | None, layout: Layout, dtype: np.dtype
+) -> Weights:
+    """Aligns `mask` with the leading axes of `x`; integers only say what counts."""
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
+    check_mask(mask, layout.shape, layout.feature_axes)
+    if jnp.issubdtype(mask.dtype, jnp.floating):
+        weights = lax.stop_gradient(mask.astype(dtype))
+    else:
+        weights = mask.astype(bool)
+    trailing = len(layout.shape) - weights.ndim
+    return weights.reshape(weights.shape + (1,) * trailing)

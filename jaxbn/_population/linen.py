@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Population statistics of Linen models: records go in and out with `batch_stats`."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import errors, traverse_util
+
+from jaxbn._checks.population import (
+    check_layers,
+    check_names,
+    check_prior,
+    check_updates,
+    model_errors,
+)
+from jaxbn._flax.records import Record, empty_record, record_names
+from jaxbn._population.passes import (
+    LayerStats,
+    PopulationReport,
+    Setting,
+    as_before,
+    estimate,
+)
+from jaxbn._population.progress import shown, silent
+
+
+def estimate_linen(
+    apply: Callable[[Any, Any], tuple[Any, Mapping[str, Any]]],
+    variables: Mapping[str, Any],
+    batches: Iterable[Any],
+    *,
+    layerwise: bool = False,
+    prior_count: float = 0.0,
+    progress: bool = True,
+) -> tuple[dict[str, Any], PopulationReport]:
+    r"""Returns variables whose running statistics are those of all batches together.
+
+    $$\mu = \frac1N \sum_k n_k \mu_k, \qquad
+      v = \frac1N \sum_k n_k \left(v_k + (\mu_k - \mu)^2\right), \qquad N = \sum_k n_k$$
+
+    per layer and feature, merged in float64 on the host, over batches and processes:
+    exactly the statistics of all values that count, whatever the sizes of the batches
+    and their masks, and biased as those of a batch. The layers that are estimated are
+    those that would update their running statistics in this call. Two ways:
+
+    - as usual (`layerwise=False`), one pass: each layer's input comes from layers that
+      normalize by the statistics of each batch, as in training. In a deep model this
+      differs slightly from the input in inference;
+    - layer after layer (`layerwise=True`): it comes from layers that already normalize
+      by the statistics of the population, as in inference. This is exact for deep
+      models, and takes as many passes as layers in a row, or fewer if nothing changes.
+
+    Layers that do not run, are frozen, or see nothing that counts keep their statistics
+    and are reported. Moments that are not finite are left out, and reported. Devices
+    share a batch as in training: by `axis_name`, or by `jit` over a mesh. If there are
+    several processes, all must call this, each with its own batches, or all with the
+    same global arrays. Switch dropout off if the model allows it.
+
+    Args:
+        apply: `apply(variables, batch)` returns what
+            `model.apply(variables, ..., mutable=["batch_stats"])` returns in training;
+            it is compiled, once for each such function: define it once.
+        variables: with `params`, `batch_stats` and whatever `apply` needs. For averaged
+            weights, put them in `params`.
+        batches: pytrees of arrays; with `layerwise` it must be possible to iterate over
+            them again, as over a list.
+        layerwise: layer after layer, see above.
+        prior_count: mix in the statistics so far, as if from this many examples, at
+            least 0: `new = (prior_count * old + n * population) / (prior_count + n)`
+            for mean and variance, n being the examples (the leading axis) of all
+            batches. This is test-time adaptation, from a few unlabelled batches of
+            other data.
+        progress: show a bar on a terminal.
+
+    Returns:
+        The variables with new `mean` and `var` in `batch_stats`, the rest unchanged,
+        and a `PopulationReport`.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: there are no batches or no batch norms; no layer runs as in
+            training; the variables are of another model, or a batch does not fit it; or
+            `prior_count` is out of range.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from jaxbn import linen, population
+        >>> model = linen.BatchNorm(use_running_average=False)
+        >>> batches = [jnp.array([[1.0], [3.0]]), jnp.array([[8.0]])]
+        >>> variables = model.init(jax.random.key(0), batches[0])
+        >>> def apply(variables, x):
+        ...     mask = jnp.arange(2) < len(x)  # the last batch is ragged: pad it
+        ...     x = jnp.pad(x, ((0, 2 - len(x)), (0, 0)))
+        ...     return model.apply(variables, x, mask=mask, mutable=["batch_stats"])
+        >>> new, report = population.estimate_linen(apply, variables, batches)
+        >>> stats = new["batch_stats"]
+        >>> stats["mean"].item(), round(stats["var"].item(), 4)
+        (4.0, 8.6667)
+        >>> report.estimated, report.kept
+        (('.',), ())
+
+    References:
+        Wu & Johnson 2021, https://arxiv.org/abs/2105.07576, section 3. The prior:
+        Schneider et al. 2020, https://arxiv.org/abs/2006.16971, equation 2.
+    """
+    check_prior(prior_count)
+    given = _flat(variables.get("batch_stats", {}))
+    layers = _layers_of(given)
+    check_layers(layers, name="variables")
+    names = record_names(layerwise=layerwise)
+    rest = {name: value for name, value in variables.items() if name != "batch_stats"}
+
+    def measure(stats: Mapping[str, LayerStats], batch: Any) -> dict[str, Record]:
+        known = given | _leaves(stats, given)
+        return _run(apply, tuple(layers), names, rest, known, batch)
+
+    setting = Setting(layerwise, prior_count, shown if progress else silent)
+    new, report = estimate(measure, layers, batches, setting)
+    return {**variables, "batch_stats": _nested(given | _leaves(new, given))}, report
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(
+    apply: Callable[[Any, Any], Any],
+    layers: tuple[str, ...],
+    names: tuple[str, ...],
+    rest: dict[str, Any],
+    given: dict[str, Any],
+    batch: Any,
+) -> dict[str, Record]:
+    """Runs a batch through the model; returns the layers' records of it."""
+    stats = dict(given)
+    for path in layers:
+        mean, var = given[_leaf(path, "mean")], given[_leaf(path, "var")]
+        for name, value in zip(names, empty_record(mean, var), strict=True):
+            stats[_leaf(path, name)] = value
+    with model_errors(errors.FlaxError):
+        result = apply({**rest, "batch_stats": _nested(stats)}, batch)
+    updates = _flat(check_updates(result))
+    check_names(updates.keys(), stats.keys())
+    return {
+        path: Record(*(updates[_leaf(path, name)] for name in names)) for path in layers
+    }
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _layers_of(leaves: Mapping[str, Any]) -> dict[str, LayerStats]:
+    """The places that have a mean and a variance of one shape."""
+    layers: dict[str, LayerStats] = {}
+    for leaf, mean in leaves.items():
+        path, _, name = leaf.rpartition("/")
+        var = leaves.get(_leaf(path or ".", "var"))
+        if name == "mean" and var is not None and jnp.shape(var) == jnp.shape(mean):
+            layers[path or "."] = mean, var
+    return layers
+
+
+def _leaf(path: str, name: str) -> str:
+    """The flat name; `.` is a model that is one layer."""
+    return name if path == "." else f"{path}/{name}"
+
+
+def _leaves(stats: Mapping[str, LayerStats], like: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat, with the dtype and on the devices of what was there."""
+    return {
+        leaf: as_before(value, like[leaf])
+        for path, pair in stats.items()
+        for leaf, value in zip(
+            (_leaf(path, "mean"), _leaf(path, "var")), pair, strict=True
+        )
+    }

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Population statistics of NNX models: records are variables of a copy."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flax import nnx
+
+from jaxbn._checks.population import check_layers, check_prior
+from jaxbn._flax.nnx import BatchNorm
+from jaxbn._flax.records import Record, empty_record, record_names
+from jaxbn._population.passes import (
+    LayerStats,
+    PopulationReport,
+    Setting,
+    as_before,
+    estimate,
+)
+from jaxbn._population.progress import shown, silent
+
+
+def estimate_nnx(
+    forward: Callable[[Any, Any], Any],
+    model: nnx.Module,
+    batches: Iterable[Any],
+    *,
+    layerwise: bool = False,
+    prior_count: float = 0.0,
+    progress: bool = True,
+) -> PopulationReport:
+    r"""Sets the running statistics of an NNX model to those of all batches together.
+
+    $$\mu = \frac1N \sum_k n_k \mu_k, \qquad
+      v = \frac1N \sum_k n_k \left(v_k + (\mu_k - \mu)^2\right), \qquad N = \sum_k n_k$$
+
+    As `estimate_linen`, for the `jaxbn.nnx` norms in `model`. The model is changed at
+    the end: an error or Ctrl-C leaves it unchanged.
+
+    Args:
+        forward: `forward(model, batch)` runs the model as in training, such as
+            `lambda model, x: model(x)`; it is compiled, once for each such function,
+            and its result is not used.
+        model: in training mode (`model.train()`); its statistics are changed.
+        batches: as for `estimate_linen`.
+        layerwise: layer after layer, as for `estimate_linen`.
+        prior_count: the weight of the statistics so far, in examples, at least 0.
+        progress: show a bar on a terminal.
+
+    Returns:
+        A `PopulationReport`.
+
+    Raises:
+        TypeError: an argument is of a wrong kind.
+        ValueError: as for `estimate_linen`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxbn import population
+        >>> from jaxbn.nnx import BatchNorm
+        >>> norm = BatchNorm(1, rngs=nnx.Rngs(0))
+        >>> batches = [jnp.array([[1.0], [3.0]]), jnp.array([[6.0], [6.0]])]
+        >>> report = population.estimate_nnx(lambda m, x: m(x), norm, batches)
+        >>> norm.mean[...].item(), norm.var[...].item()
+        (4.0, 4.5)
+
+    References:
+        As for `estimate_linen`.
+    """
+    check_prior(prior_count)
+    norms = _norms(model)
+    check_layers(norms, name="model")
+    names = record_names(layerwise=layerwise)
+    layers = {path: (m.mean[...], m.var[...]) for path, m in norms.items()}
+    copy = nnx.clone(model)
+    copies = _norms(copy)
+
+    def measure(stats: Mapping[str, LayerStats], batch: Any) -> dict[str, Record]:
+        for path, pair in stats.items():
+            norm = copies[path]
+            norm.mean[...], norm.var[...] = map(as_before, pair, layers[path])
+            for name, value in zip(names, empty_record(*layers[path]), strict=True):
+                setattr(norm, name, nnx.BatchStat(value))
+        _run(forward, copy, batch)
+        return {
+            path: Record(*(getattr(norm, name)[...] for name in names))
+            for path, norm in copies.items()
+        }
+
+    setting = Setting(layerwise, prior_count, shown if progress else silent)
+    new, report = estimate(measure, layers, batches, setting)
+    for path, pair in new.items():
+        norm = norms[path]
+        norm.mean[...], norm.var[...] = map(as_before, pair, layers[path])
+    return report
+
+
+@functools.partial(nnx.jit, static_argnums=0)
+def _run(forward: Callable[[Any, Any], Any], model: nnx.Module, batch: Any) -> None:
+    """Runs a batch through the model, which records it."""
+    forward(model, batch)
+
+
+def _norms(model: nnx.Module) -> dict[str, BatchNorm]:
+    """The batch norms of a model by path; `.` is a model that is one."""
+    return {
+        "/".join(map(str, path)) or ".": module
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, BatchNorm)
+    }
