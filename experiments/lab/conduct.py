@@ -15,7 +15,7 @@ from experiments.lab import cost
 from experiments.lab.runs_table import SEED, Row, RunsTable, missing
 from experiments.lab.scores import TARGETS, inference, scores
 from experiments.lab.shift import shift
-from experiments.scanned import compile_runs, in_memory, lanes_of, program_config
+from experiments.train.scanned import compile_runs, in_memory, lanes_of, program_config
 
 PROBES = {"scores": scores, "inference": inference, "shift": shift}
 Work = list[tuple[Variant, list[int]]]

@@ -16,8 +16,8 @@ from experiments.config import StudyConfig, Variant
 from experiments.lab.runs_table import Row, missing
 from experiments.models.norms import Norm, make_norm
 from experiments.models.resnet import RESNETS
-from experiments.scanned import in_memory, make_task, program_config
-from experiments.steps import init_state, train_step
+from experiments.train.scanned import in_memory, make_task, program_config
+from experiments.train.steps import init_state, train_step
 
 LAYER = "layer"
 """The setting `part` of a norm alone; other parts are whole networks."""

@@ -13,7 +13,7 @@ from experiments.config import FigureConfig
 from experiments.lab.runs_table import SEED, Row
 from experiments.lab.shift import PERCENTILES
 from experiments.lab.verdicts import bootstrap
-from experiments.plots import RENDERING, STYLES, to_svg
+from experiments.run.plots import RENDERING, STYLES, to_svg
 
 MARKERS = "osD^vPX*"
 

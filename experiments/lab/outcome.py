@@ -12,7 +12,7 @@ from experiments.lab.figures import draw, draw_percentiles
 from experiments.lab.runs_table import SEED, Row
 from experiments.lab.shift import PERCENTILES
 from experiments.lab.verdicts import Verdict, decide
-from experiments.report import TEMPLATES, Picture, Table, provenance, write_whole
+from experiments.run.report import TEMPLATES, Picture, Table, provenance, write_whole
 
 VERDICTS = "verdicts.json"
 BARS = "Bars: bootstrap 95 % intervals of the mean over seeds."

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from experiments.config import ExperimentConfig, changed
 from experiments.data import Batch
-from experiments.scanned import Examples, Probe, make_task
-from experiments.steps import (
+from experiments.train.scanned import Examples, Probe, make_task
+from experiments.train.steps import (
     Task,
     TrainState,
     eval_step,

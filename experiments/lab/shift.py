@@ -15,8 +15,8 @@ import optax
 from experiments.config import ExperimentConfig
 from experiments.data import Batch
 from experiments.lab import scores
-from experiments.scanned import Examples, Probe
-from experiments.steps import Task, TrainState, variables_of
+from experiments.train.scanned import Examples, Probe
+from experiments.train.steps import Task, TrainState, variables_of
 
 NUM_WATCHED = 256
 """Training examples that the distributions are of."""

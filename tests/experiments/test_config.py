@@ -23,7 +23,7 @@ from experiments.config import (
     grid,
     values,
 )
-from experiments.loading import STUDIES, available, load
+from experiments.config.loading import STUDIES, available, load
 
 BASE = {"name": "a", "experiment": ExperimentConfig(name="b")}
 

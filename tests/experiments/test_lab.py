@@ -20,8 +20,8 @@ from experiments.lab.conduct import conduct, plan
 from experiments.lab.figures import draw
 from experiments.lab.outcome import conclude, front_table
 from experiments.lab.runs_table import RUNS, RunsTable, missing
-from experiments.plots import STYLES
-from experiments.training import train
+from experiments.run.plots import STYLES
+from experiments.train.loop import train
 
 BASE = changed(
     LAB_DENSE,

@@ -12,7 +12,8 @@ from scipy import stats
 from experiments.config import LAB_DENSE, changed
 from experiments.lab.scores import TARGETS, inference, scores, with_statistics_of
 from experiments.lab.shift import layer_inputs, movement, shift, smoothness
-from experiments.scanned import (
+from experiments.train.loop import train
+from experiments.train.scanned import (
     LAST_STATE,
     compile_runs,
     in_memory,
@@ -21,8 +22,7 @@ from experiments.scanned import (
     program_config,
     train_scanned,
 )
-from experiments.steps import eval_step, training_forward, variables_of
-from experiments.training import train
+from experiments.train.steps import eval_step, training_forward, variables_of
 from jaxbn import population
 
 BASE = changed(

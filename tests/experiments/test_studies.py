@@ -15,8 +15,8 @@ from experiments.config import (
     NormConfig,
     TrainConfig,
 )
-from experiments.studies import adaptation
-from experiments.studies.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from experiments.lab import adaptation
+from experiments.lab.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from experiments.errors import UserError
-from experiments.metrics import Record, read_metrics, series
-from experiments.plots import STYLES, Run, curves
-from experiments.report import Picture, Table, print_table, write_report
-from experiments.run_folder import CONFIG, METRICS
+from experiments.run.folder import CONFIG, METRICS
+from experiments.run.metrics import Record, read_metrics, series
+from experiments.run.plots import STYLES, Run, curves
+from experiments.run.report import Picture, Table, print_table, write_report
 
 MEASURES = ("loss", "accuracy", "test_loss", "test_accuracy", "images_per_second")
 

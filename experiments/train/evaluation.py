@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterator
 
 from experiments.data import ArraySource, Batch, Source, eval_batches
-from experiments.parallel import Parallel, mapped
-from experiments.steps import Task, TrainState, eval_step
+from experiments.train.parallel import Parallel, mapped
+from experiments.train.steps import Task, TrainState, eval_step
 
 EVAL_BATCH = 512  # examples, or all there are
 

@@ -8,7 +8,7 @@ import optax
 from flax import linen as nn
 
 from experiments.data import Batch
-from experiments.steps import Task, TrainState, eval_step
+from experiments.train.steps import Task, TrainState, eval_step
 
 
 def accuracy(model: nn.Module, state: TrainState, examples: Batch) -> float:

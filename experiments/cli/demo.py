@@ -9,13 +9,13 @@ from typing import NamedTuple
 from rich.console import Console
 
 from experiments.config import ExperimentConfig
-from experiments.loading import load
-from experiments.metrics import Record, series, steps_to_reach
-from experiments.plots import Run, curves
-from experiments.progress import RunProgress
-from experiments.report import Picture, Table, print_table, write_report
-from experiments.run_folder import REPORT, open_run_folder, record
-from experiments.training import train
+from experiments.config.loading import load
+from experiments.run.folder import REPORT, open_run_folder, record
+from experiments.run.metrics import Record, series, steps_to_reach
+from experiments.run.plots import Run, curves
+from experiments.run.progress import RunProgress
+from experiments.run.report import Picture, Table, print_table, write_report
+from experiments.train.loop import train
 
 CONFIGS = {
     "dense": "configs/digits_dense.py",

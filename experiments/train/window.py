@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 
-from experiments.steps import Scores
+from experiments.train.steps import Scores
 
 
 class Window:

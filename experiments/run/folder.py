@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
-from experiments.metrics import MetricsWriter, Record
+from experiments.run.metrics import MetricsWriter, Record
 
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.html"
 CHECKPOINTS = "checkpoints"

@@ -9,23 +9,23 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from experiments.checkpoints import Checkpoints
 from experiments.config import ExperimentConfig
-from experiments.events import Events
-from experiments.metrics import cut_after, read_metrics, series
-from experiments.plots import Run, curves
-from experiments.processes import end_lost, first_does, is_first, join
-from experiments.progress import RunProgress, describe
-from experiments.report import Picture, Table, write_report
-from experiments.run_folder import (
+from experiments.run.events import Events
+from experiments.run.folder import (
     METRICS,
     REPORT,
     locked,
     open_run_folder,
     record,
 )
-from experiments.signals import stop_on_signals
-from experiments.training import Stopped, train
+from experiments.run.metrics import cut_after, read_metrics, series
+from experiments.run.plots import Run, curves
+from experiments.run.progress import RunProgress, describe
+from experiments.run.report import Picture, Table, write_report
+from experiments.train.checkpoints import Checkpoints
+from experiments.train.loop import Stopped, train
+from experiments.train.processes import end_lost, first_does, is_first, join
+from experiments.train.signals import stop_on_signals
 
 
 def run(

@@ -20,8 +20,8 @@ import optax
 from experiments.config import ExperimentConfig, changed
 from experiments.data import Batch, load_dataset, rows_of_step
 from experiments.models import make_model
-from experiments.optimizers import make_optimizer
-from experiments.steps import Task, TrainState, init_state, train_step
+from experiments.train.optimizers import make_optimizer
+from experiments.train.steps import Task, TrainState, init_state, train_step
 
 ARGUMENTS = {"optimizer.learning_rate": 1.0, "model.init_scale": 1.0}
 """The fields that are arguments, and what they are in the program's own config."""

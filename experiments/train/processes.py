@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
-from experiments.parallel import make_devices
+from experiments.train.parallel import make_devices
 
 Result = TypeVar("Result")
 LOST = 3

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("experiments"),
+    loader=jinja2.PackageLoader("experiments.run"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

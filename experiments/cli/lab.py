@@ -26,8 +26,8 @@ from experiments.lab.outcome import (
     write_verdicts,
 )
 from experiments.lab.runs_table import RunsTable
-from experiments.report import print_table, write_figures
-from experiments.run_folder import REPORT, locked
+from experiments.run.folder import REPORT, locked
+from experiments.run.report import print_table, write_figures
 
 TITLE = "Claims about batch norm, put to the test"
 

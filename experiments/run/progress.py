@@ -6,7 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Column
 
-from experiments.metrics import Record
+from experiments.run.metrics import Record
 
 
 def describe(record: Record) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command line says of itself."""
 
-from experiments.loading import available
+from experiments.config.loading import available
 
 HELP = """\
 usage: python -m experiments COMMAND ...

@@ -12,14 +12,14 @@ from matplotlib.ticker import PercentFormatter
 
 from experiments.config import AdaptationStudy
 from experiments.data import Batch, Dataset, load_dataset
+from experiments.lab.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from experiments.lab.drawing import Line, Progress, Result, draw_lines, percent
+from experiments.lab.scoring import accuracy
 from experiments.models import make_model
-from experiments.plots import to_svg
-from experiments.report import Picture, Table
-from experiments.scanned import train_scanned
-from experiments.steps import TrainState, training_forward, variables_of
-from experiments.studies.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from experiments.studies.scoring import accuracy
-from experiments.studies.study import Line, Progress, Result, draw_lines, percent
+from experiments.run.plots import to_svg
+from experiments.run.report import Picture, Table
+from experiments.train.scanned import train_scanned
+from experiments.train.steps import TrainState, training_forward, variables_of
 from jaxbn import population
 
 SOURCE = "as trained"

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from experiments.bench_runs import describe, runs_a_minute
+from experiments.bench.runs import describe, runs_a_minute
 from experiments.config import BenchConfig
 from experiments.errors import UserError
 
@@ -70,7 +70,7 @@ def bench(console: Console, config: BenchConfig, workdir: Path) -> None:
 def _run_worker(config: BenchConfig) -> Iterator[dict]:
     """Yields what the timed process says, line by line."""
     worker = subprocess.Popen(
-        [sys.executable, "-m", "experiments.bench_worker"],
+        [sys.executable, "-m", "experiments.bench.worker"],
         env={**os.environ, **allocator(config)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

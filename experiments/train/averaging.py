@@ -15,8 +15,8 @@ import numpy as np
 from flax import linen as nn
 
 from experiments.data import Batch, Source, eval_batches
-from experiments.evaluation import EVAL_BATCH
-from experiments.steps import TrainState
+from experiments.train.evaluation import EVAL_BATCH
+from experiments.train.steps import TrainState
 from jaxbn import population
 
 

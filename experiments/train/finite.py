@@ -5,8 +5,8 @@ import jax
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.steps import TrainState
-from experiments.window import Window
+from experiments.train.steps import TrainState
+from experiments.train.window import Window
 
 
 def check_finite(state: TrainState, window: Window, step: int) -> None:

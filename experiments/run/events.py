@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
-from experiments.metrics import Record
+from experiments.run.metrics import Record
 
 FOLDER = "tensorboard"
 

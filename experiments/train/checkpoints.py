@@ -18,8 +18,8 @@ from absl import logging as absl_logging
 
 from experiments.config import TrainConfig
 from experiments.errors import UserError
-from experiments.run_folder import CHECKPOINTS
-from experiments.steps import TrainState
+from experiments.run.folder import CHECKPOINTS
+from experiments.train.steps import TrainState
 
 BEST = "test_accuracy"
 BLOCKS = 2 * 4096  # what a small file takes on disk, and its share of the folders

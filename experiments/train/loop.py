@@ -7,19 +7,19 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.averaging import with_statistics
-from experiments.checkpoints import Checkpoints
 from experiments.config import ExperimentConfig
 from experiments.data import Dataset, batches_of_each_kind, load_dataset, train_batches
 from experiments.errors import UserError
-from experiments.evaluation import Evaluation
-from experiments.finite import check_finite
-from experiments.metrics import Record
 from experiments.models import make_model
-from experiments.optimizers import make_optimizer
-from experiments.parallel import Parallel, make_parallel, mapped
-from experiments.steps import Task, TrainState, init_state, train_step
-from experiments.window import Window
+from experiments.run.metrics import Record
+from experiments.train.averaging import with_statistics
+from experiments.train.checkpoints import Checkpoints
+from experiments.train.evaluation import Evaluation
+from experiments.train.finite import check_finite
+from experiments.train.optimizers import make_optimizer
+from experiments.train.parallel import Parallel, make_parallel, mapped
+from experiments.train.steps import Task, TrainState, init_state, train_step
+from experiments.train.window import Window
 
 
 class Stopped(Exception):

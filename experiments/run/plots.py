@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from experiments.metrics import Record, series
+from experiments.run.metrics import Record, series
 
 # Okabe & Ito's palette, told apart by every kind of eye; the dashes serve print.
 STYLES: list[tuple[str, Any]] = [

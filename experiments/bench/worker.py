@@ -11,8 +11,8 @@ import time
 
 import jax
 
-from experiments.bench_cases import BENCH_CASES, LIBRARIES, make_step
-from experiments.bench_runs import time_runs
+from experiments.bench.cases import BENCH_CASES, LIBRARIES, make_step
+from experiments.bench.runs import time_runs
 from experiments.config import BenchConfig
 
 LAB = "lab"
@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 
 def time_network(config: BenchConfig) -> None:
     """Times the training step of a network with each library's norm."""
-    from experiments.bench_network import TITLE, make_network_step
+    from experiments.bench.network import TITLE, make_network_step
 
     made = {name: make_network_step(name, config) for name in LIBRARIES}
     steps = {name: step for name, step in made.items() if step is not None}

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.plots import STYLES
-from experiments.report import Picture, Table
+from experiments.run.plots import STYLES
+from experiments.run.report import Picture, Table
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 """Yields the items, and shows which one it is at."""

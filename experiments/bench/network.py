@@ -14,7 +14,7 @@ from experiments.config import BenchConfig
 from experiments.data import Batch
 from experiments.models import NETWORKS
 from experiments.models.norms import of_the_batch
-from experiments.steps import Task, init_state, train_step
+from experiments.train.steps import Task, init_state, train_step
 from jaxbn.linen import BatchNorm
 
 TITLE = "training step"

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import lax
 
 from experiments.data import Batch
-from experiments.optimizers import is_kernel
+from experiments.train.optimizers import is_kernel
 
 
 class TrainState(NamedTuple):

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import track
 
 from experiments.config import AdaptationStudy
-from experiments.report import print_table, write_figures, write_report
-from experiments.run_folder import REPORT
-from experiments.studies import adaptation
+from experiments.lab import adaptation
+from experiments.run.folder import REPORT
+from experiments.run.report import print_table, write_figures, write_report
 
 
 def adapt(
