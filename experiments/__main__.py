@@ -6,13 +6,11 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.console import Console
 
 from experiments.cli.arguments import (
-    AdaptationArguments,
     BenchArguments,
     DemoArguments,
     LabArguments,
@@ -21,13 +19,8 @@ from experiments.cli.arguments import (
     TrainArguments,
 )
 from experiments.cli.help import help_text
-from experiments.config import (
-    AdaptationStudy,
-    BenchConfig,
-    ExperimentConfig,
-    StudyConfig,
-)
-from experiments.config.loading import FOLDER, STUDIES, available, load
+from experiments.config import BenchConfig, ExperimentConfig, StudyConfig
+from experiments.config.loading import FOLDER, available, load
 from experiments.errors import UserError
 
 
@@ -92,9 +85,7 @@ def study_command(arguments: Sequence[str], console: Console) -> None:
     loaded: list[StudyConfig] = []
 
     def make(path: Path):
-        config: Any = load(path, STUDIES)
-        if isinstance(config, AdaptationStudy):
-            return AdaptationArguments, AdaptationArguments(config=config)
+        config = load(path, StudyConfig)
         loaded.append(config)
         names = "num_seeds", "first_seed", "num_workers"
         fields = {name: getattr(config, name) for name in names}
@@ -104,12 +95,6 @@ def study_command(arguments: Sequence[str], console: Console) -> None:
     if chosen is None:
         return
     command = f"python -m experiments study {' '.join(arguments)}"
-    if isinstance(chosen, AdaptationArguments):
-        from experiments.cli.adaptation import adapt
-
-        workdir = chosen.workdir or Path("runs") / chosen.config.name
-        adapt(console, chosen.config, workdir, command)
-        return
     from experiments.cli.lab import study
 
     fields = dataclasses.asdict(chosen)
@@ -129,11 +114,11 @@ def lab_command(arguments: Sequence[str], console: Console) -> None:
     chosen = tyro.cli(LabArguments, prog=prog, args=arguments)
     from experiments.cli.lab import lab
 
-    studies = [(load(path, STUDIES), path) for path, _ in available(FOLDER / "studies")]
-    claims = [(c, path) for c, path in studies if isinstance(c, StudyConfig)]
+    paths = [path for path, _ in available(FOLDER / "studies")]
+    studies = [(load(path, StudyConfig), path) for path in paths]
     command = " ".join([prog, *arguments])
     with said_if_interrupted(console):
-        lab(console, claims, chosen.workdir, command, overwrite=chosen.overwrite)
+        lab(console, studies, chosen.workdir, command, overwrite=chosen.overwrite)
 
 
 @contextlib.contextmanager

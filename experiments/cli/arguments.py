@@ -7,11 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.config import (
-    AdaptationStudy,
-    BenchConfig,
-    ExperimentConfig,
-)
+from experiments.config import BenchConfig, ExperimentConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,15 +44,6 @@ class StudyArguments:
     """The folder of the results; runs/lab/NAME unless given. Runs in it count."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace the runs that the folder holds."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptationArguments:
-    """Runs a study of test-time adaptation, with these fields changed."""
-
-    config: Annotated[AdaptationStudy, tyro.conf.arg(name="")]
-    workdir: Path | None = None
-    """The folder of the results; runs/NAME unless given. Earlier ones are replaced."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`study` of a claim, and `lab`: all of them, and one report."""
+"""`study` runs one study, `lab` all of them, with one report."""
 
 import time
 from pathlib import Path
@@ -40,10 +40,11 @@ def study(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Runs one study, or what it lacks, and writes its page."""
+    """Runs what is missing of one study, prints its numbers, and writes its page."""
     outcome = _run(console, [(config, folder, command)], overwrite)[0]
     write_page(folder / REPORT, config.title, [outcome], command)
     write_figures(folder, config.name, outcome.pictures)
+    print_table(console, outcome.numbers)
     print_table(console, front_table([outcome]))
     console.print(f"Report: {folder / REPORT}", soft_wrap=True)
 
@@ -56,9 +57,9 @@ def lab(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Runs the studies, each with its config's path, and writes one page of all."""
+    """Runs the studies, each given with its config's path; writes one page for all."""
     if not studies:
-        raise UserError("there is no study in configs/studies/.")
+        raise UserError("There is no study in configs/studies/.")
     work = [
         (config, folder / config.name, f"python -m experiments study {path}")
         for config, path in studies
@@ -77,7 +78,7 @@ def lab(
 def _run(
     console: Console, work: list[tuple[StudyConfig, Path, str]], overwrite: bool
 ) -> list[Outcome]:
-    """One study after the other, with one bar for all."""
+    """Runs one study after the other, with one progress bar for all."""
     total = sum(len(config.variants) * config.num_seeds for config, *_ in work)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -98,7 +99,7 @@ def _run(
                 start, before = time.perf_counter(), len(table.rows)
                 if not console.is_terminal:
                     runs = len(config.variants) * config.num_seeds - before
-                    console.print(f"{config.name}: {runs} runs to go")
+                    console.print(f"{config.name}: {runs} runs to do")
                 conduct(config, table, lambda num: bar.advance(task, num))
                 new = len(table.rows) - before
                 seconds = time.perf_counter() - start

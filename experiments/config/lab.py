@@ -4,13 +4,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.config.claims import How, Measure
 from experiments.config.data import DataConfig
 from experiments.config.experiment import ExperimentConfig
 from experiments.config.model import ModelConfig
 from experiments.config.optimizer import OptimizerConfig
+from experiments.config.studies import Changes, How, Measure, Variant, grid
 from experiments.config.train import TrainConfig
-from experiments.config.variants import Changes, Variant, grid
 
 _DATA = DataConfig(batch_size=32, num_train=1280)
 _TRAIN = TrainConfig(num_steps=400, eval_every=20)

@@ -6,16 +6,10 @@ import runpy
 from pathlib import Path
 from typing import TypeVar
 
-from experiments.config import (
-    AdaptationStudy,
-    BenchConfig,
-    ExperimentConfig,
-    StudyConfig,
-)
+from experiments.config import BenchConfig, ExperimentConfig, StudyConfig
 from experiments.errors import UserError
 
 FOLDER = Path("configs")
-STUDIES = (StudyConfig, AdaptationStudy)
 Config = TypeVar("Config")
 
 
@@ -33,16 +27,13 @@ def _first_line(path: Path) -> str:
     return (text or "").partition("\n")[0]
 
 
-def load(path: Path, kind: type[Config] | tuple[type[Config], ...]) -> Config:
+def load(path: Path, kind: type[Config]) -> Config:
     """Runs a config file and returns what its `get_config()` returns, of this kind.
-
-    Of several kinds, the first is the one that errors name.
 
     Raises:
         UserError: whatever is wrong with the file, in one line.
     """
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    name = kinds[0].__name__
+    name = kind.__name__
     if not path.is_file():
         others = ", ".join(str(p) for p, _ in available()) or "none"
         raise UserError(f"config `{path}` is not a file; there are: {others}.")
@@ -65,11 +56,14 @@ def load(path: Path, kind: type[Config] | tuple[type[Config], ...]) -> Config:
         raise UserError(
             f"config `{path}` fails: {type(error).__name__}: {reason}."
         ) from error
-    if not isinstance(config, kinds):
-        takes: dict[type, str] = {ExperimentConfig: "train", BenchConfig: "bench"}
-        takes |= dict.fromkeys(STUDIES, "study")
-        fits = (command for of, command in takes.items() if isinstance(config, of))
-        hint = "".join(f"; `{command}` takes it" for command in fits)
+    if not isinstance(config, kind):
+        takes: dict[type, str] = {
+            ExperimentConfig: "train",
+            BenchConfig: "bench",
+            StudyConfig: "study",
+        }
+        command = takes.get(type(config))
+        hint = f"; `{command}` takes it" if command else ""
         raise UserError(
             f"config `{path}`: `get_config()` must return an `{name}`, got "
             f"{type(config).__name__}{hint}."

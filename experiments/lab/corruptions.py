@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corruptions of images with values in [0, 1], NHWC, by severity from 1 to 5.
+"""Corruptions of images with values in [0, 1], NHWC, by severity from 0 to 5.
 
 The kinds are those of Hendrycks & Dietterich 2019 (https://arxiv.org/abs/1903.12261)
 that make sense on 8x8 pixels, with strengths to match.
@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy import ndimage
-
-SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def noise(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
@@ -25,7 +23,7 @@ def blur(image: np.ndarray, severity: int, _: np.random.Generator) -> np.ndarray
 
 
 def contrast(image: np.ndarray, severity: int, _: np.random.Generator) -> np.ndarray:
-    """Towards the mean of each image: 0.8 down to 0.1 of the difference are left."""
+    """Towards the mean of each image, 0.8 down to 0.1 of the difference remaining."""
     left = (0.8, 0.6, 0.4, 0.2, 0.1)[severity - 1]
     mean = image.mean((1, 2), keepdims=True)
     return mean + left * (image - mean)
@@ -45,6 +43,8 @@ CORRUPTIONS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def corrupt(image: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarray:
-    """Returns float32 images; the same seed gives the same noise."""
+    """Returns float32 images, unchanged at severity 0; a seed fixes the noise."""
+    if severity == 0:
+        return image.astype(np.float32)
     rng = np.random.default_rng(seed)
     return CORRUPTIONS[kind](image, severity, rng).astype(np.float32)

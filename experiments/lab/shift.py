@@ -90,8 +90,7 @@ def smoothness(task: Task, state: TrainState, batch: Batch) -> dict[str, jax.Arr
         return optax.softmax_cross_entropy(logits, one_hot).mean()
 
     value, gradient = jax.value_and_grad(loss)(state.params)
-    opt_state: Any = state.opt_state
-    rate = opt_state[1].hyperparams["step_size"]
+    rate = optax.tree_utils.tree_get(state.opt_state, "step_size")
 
     def along(fraction):
         params = jax.tree.map(
