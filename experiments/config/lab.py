@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the studies begin with: small networks, on digits, ten epochs."""
+"""What the studies vary: small networks, trained on digits for ten epochs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +45,7 @@ def in_both_networks(axes: Mapping[str, Mapping[Any, Changes]]) -> tuple[Variant
 def trains(norm: str, how: How, along: str) -> Measure:
     """Returns the largest value of a setting that trains with a norm, or how many do.
 
-    A network trains where at least 90 % of the held-out digits are right in the end.
+    A network trains if at least 90 % of the held-out digits are right in the end.
     """
     return Measure(
         column="test_accuracy",

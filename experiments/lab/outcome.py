@@ -16,7 +16,7 @@ from experiments.run.report import TEMPLATES, Picture, Table, provenance, write_
 
 VERDICTS = "verdicts.json"
 BARS = "Bars: bootstrap 95 % intervals of the mean over seeds."
-UNIT = "Percentiles of what enters one unit of the last hidden layer, first seed."
+UNIT = "Percentiles of the input of one unit of the last hidden layer, first seed."
 MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
 
 
