@@ -16,7 +16,7 @@ help: ## what there is
 demo: $(VENV)/.experiments ## train on real digits, with and without batch norm; two minutes
 	@$(BIN)/python -m experiments demo
 
-lab: $(VENV)/.experiments ## put every claim about batch norm to the test; half an hour
+lab: $(VENV)/.experiments ## put every claim about batch norm to the test; about eleven minutes
 	@$(BIN)/python -m experiments lab
 
 test: $(VENV)/.dev ## the whole suite

@@ -6,13 +6,11 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.console import Console
 
-from experiments.arguments import (
-    AdaptationArguments,
+from experiments.cli.arguments import (
     BenchArguments,
     DemoArguments,
     LabArguments,
@@ -20,15 +18,10 @@ from experiments.arguments import (
     StudyArguments,
     TrainArguments,
 )
-from experiments.config import (
-    AdaptationStudy,
-    BenchConfig,
-    ExperimentConfig,
-    StudyConfig,
-)
+from experiments.cli.help import help_text
+from experiments.config import BenchConfig, ExperimentConfig, StudyConfig
+from experiments.config.loading import FOLDER, available, load
 from experiments.errors import UserError
-from experiments.help import help_text
-from experiments.loading import FOLDER, STUDIES, available, load
 
 
 def configured(command: str, arguments: Sequence[str], console: Console, make):
@@ -65,7 +58,7 @@ def train_command(arguments: Sequence[str], console: Console) -> int | None:
     if chosen is None:
         return
     # Imported late: --help and every error above should not wait for JAX.
-    from experiments.train_command import run
+    from experiments.cli.train import run
 
     workdir = chosen.workdir or Path("runs") / chosen.config.name
     command = f"python -m experiments train {' '.join(arguments)}"
@@ -82,7 +75,7 @@ def bench_command(arguments: Sequence[str], console: Console) -> None:
     chosen = configured("bench", arguments, console, make)
     if chosen is None:
         return
-    from experiments.bench_command import bench
+    from experiments.cli.bench import bench
 
     bench(console, chosen.config, chosen.workdir or Path("runs") / chosen.config.name)
 
@@ -92,9 +85,7 @@ def study_command(arguments: Sequence[str], console: Console) -> None:
     loaded: list[StudyConfig] = []
 
     def make(path: Path):
-        config: Any = load(path, STUDIES)
-        if isinstance(config, AdaptationStudy):
-            return AdaptationArguments, AdaptationArguments(config=config)
+        config = load(path, StudyConfig)
         loaded.append(config)
         names = "num_seeds", "first_seed", "num_workers"
         fields = {name: getattr(config, name) for name in names}
@@ -104,13 +95,7 @@ def study_command(arguments: Sequence[str], console: Console) -> None:
     if chosen is None:
         return
     command = f"python -m experiments study {' '.join(arguments)}"
-    if isinstance(chosen, AdaptationArguments):
-        from experiments.adaptation_command import adapt
-
-        workdir = chosen.workdir or Path("runs") / chosen.config.name
-        adapt(console, chosen.config, workdir, command)
-        return
-    from experiments.lab.lab_command import study
+    from experiments.cli.lab import study
 
     fields = dataclasses.asdict(chosen)
     workdir, overwrite = fields.pop("workdir"), fields.pop("overwrite")
@@ -127,13 +112,13 @@ def lab_command(arguments: Sequence[str], console: Console) -> None:
     """`lab ...`."""
     prog = "python -m experiments lab"
     chosen = tyro.cli(LabArguments, prog=prog, args=arguments)
-    from experiments.lab.lab_command import lab
+    from experiments.cli.lab import lab
 
-    studies = [(load(path, STUDIES), path) for path, _ in available(FOLDER / "studies")]
-    claims = [(c, path) for c, path in studies if isinstance(c, StudyConfig)]
+    paths = [path for path, _ in available(FOLDER / "studies")]
+    studies = [(load(path, StudyConfig), path) for path in paths]
     command = " ".join([prog, *arguments])
     with said_if_interrupted(console):
-        lab(console, claims, chosen.workdir, command, overwrite=chosen.overwrite)
+        lab(console, studies, chosen.workdir, command, overwrite=chosen.overwrite)
 
 
 @contextlib.contextmanager
@@ -153,7 +138,7 @@ def report_command(arguments: Sequence[str], console: Console) -> None:
     """`report RUN ...`."""
     prog = "python -m experiments report"
     chosen = tyro.cli(ReportArguments, prog=prog, args=arguments)
-    from experiments.report_command import report
+    from experiments.cli.report import report
 
     command = f"{prog} {' '.join(arguments)}"
     report(console, chosen.runs, chosen.output, command)
@@ -161,7 +146,7 @@ def report_command(arguments: Sequence[str], console: Console) -> None:
 
 def launch_command(arguments: Sequence[str], console: Console) -> int:
     """`launch --num-processes N train CONFIG ...`; returns the exit status."""
-    from experiments.launch_command import launch, parse
+    from experiments.cli.launch import launch, parse
 
     return launch(*parse(arguments))
 
@@ -169,7 +154,7 @@ def launch_command(arguments: Sequence[str], console: Console) -> int:
 def demo_command(arguments: Sequence[str], console: Console) -> None:
     """`demo ...`."""
     chosen = tyro.cli(DemoArguments, prog="python -m experiments demo", args=arguments)
-    from experiments.demo import demo
+    from experiments.cli.demo import demo
 
     try:
         demo(console, chosen.workdir)

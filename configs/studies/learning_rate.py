@@ -3,10 +3,10 @@
 
     python -m experiments study configs/studies/learning_rate.py
 
-The dense network with plain SGD, from 0.001 to 100 in half decades. It trains where at
-least 90 % of the held-out digits are right in the end.
+The dense network with plain SGD, from 0.001 to 100 in half decades. A network trains if
+at least 90 % of the held-out digits are classified right in the end.
 
-Cost: 10 s on 2 CPU cores.
+Cost: 5 s on 2 CPU cores.
 Expected: largest rate that reaches 90 % with, divided by that without: 7.94 [5.62, 10]
 times, supported; decades of rates that reach 90 %, with minus without: 1.45 [1.1, 1.75]
 decades, supported.

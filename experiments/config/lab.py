@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the studies begin with: small networks, on digits, ten epochs."""
+"""What the studies vary: small networks, trained on digits for ten epochs."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.config.claims import How, Measure
 from experiments.config.data import DataConfig
 from experiments.config.experiment import ExperimentConfig
 from experiments.config.model import ModelConfig
 from experiments.config.optimizer import OptimizerConfig
+from experiments.config.studies import Changes, How, Measure, Variant, grid
 from experiments.config.train import TrainConfig
-from experiments.config.variants import Changes, Variant, grid
 
 _DATA = DataConfig(batch_size=32, num_train=1280)
 _TRAIN = TrainConfig(num_steps=400, eval_every=20)
@@ -46,7 +45,7 @@ def in_both_networks(axes: Mapping[str, Mapping[Any, Changes]]) -> tuple[Variant
 def trains(norm: str, how: How, along: str) -> Measure:
     """Returns the largest value of a setting that trains with a norm, or how many do.
 
-    A network trains where at least 90 % of the held-out digits are right in the end.
+    A network trains if at least 90 % of the held-out digits are right in the end.
     """
     return Measure(
         column="test_accuracy",

@@ -1,21 +1,173 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The studies."""
+"""A study: the experiments it compares, its claims, and the rules that decide them."""
 
 import dataclasses
-from typing import Literal
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
-from experiments.config.claims import Claim, FigureConfig, Measure
 from experiments.config.experiment import ExperimentConfig
 from experiments.config.ranges import check_name_and_seed, require
-from experiments.config.variants import Variant
+
+Settings = tuple[tuple[str, Any], ...]
+"""Names and values, such as `(("norm", "batch"), ("rate", 0.1))`. Where runs are
+picked, a tuple of values stands for any of them."""
+Changes = Mapping[str, Any]
+"""New values by dotted field, such as `{"norm.kind": "none"}`."""
+Corruption = Literal["noise", "blur", "contrast", "shift"]
+How = Literal["mean", "min", "max", "largest", "number"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptationConfig:
+    """The images that a trained network is tested on, and the statistics it uses."""
+
+    corruption: Corruption
+    """What is done to the test images."""
+    severity: int
+    """How strongly, from 0 (the images stay as they are) to 5."""
+    batch_size: int | None = None
+    """Unlabelled test images that each adaptation of the statistics sees, at least 2.
+    None: the network keeps the statistics of training."""
+    prior_count: float = 0.0
+    """How many images the statistics of training weigh in an adaptation, at least 0."""
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        require(0 <= self.severity <= 5, "severity", "in [0, 5]", self.severity)
+        size = self.batch_size
+        require(size is None or size >= 2, "batch_size", ">= 2", size)
+        require(self.prior_count >= 0, "prior_count", ">= 0", self.prior_count)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """An experiment, and the settings that tell it from the others of its study."""
+
+    settings: Settings
+    experiment: ExperimentConfig
+    adaptation: AdaptationConfig | None = None
+    """For the probe `adaptation` only."""
+
+
+def changed(experiment: ExperimentConfig, changes: Changes) -> ExperimentConfig:
+    """Returns the experiment with these fields changed."""
+    parts: dict[str, dict[str, Any]] = {}
+    for field, value in changes.items():
+        part, _, name = field.partition(".")
+        parts.setdefault(part, {})[name] = value
+    return dataclasses.replace(
+        experiment,
+        **{
+            part: dataclasses.replace(getattr(experiment, part), **fields)
+            for part, fields in parts.items()
+        },
+    )
+
+
+def values(field: str, options: Iterable[Any]) -> dict[Any, Changes]:
+    """Returns an axis of a grid: one field, and its values."""
+    return {option: {field: option} for option in options}
+
+
+def grid(
+    experiment: ExperimentConfig, axes: Mapping[str, Mapping[Any, Changes]]
+) -> tuple[Variant, ...]:
+    """Returns a variant for each combination of one option of every axis.
+
+    Args:
+        experiment: what they have in common.
+        axes: by the name of the setting, its options, and what each changes; where two
+            axes change the same field, the later one counts.
+    """
+    variants = []
+    for chosen in itertools.product(*(options.items() for options in axes.values())):
+        changes = {k: v for _, change in chosen for k, v in change.items()}
+        settings = tuple(zip(axes, (option for option, _ in chosen), strict=True))
+        variants.append(
+            Variant(settings=settings, experiment=changed(experiment, changes))
+        )
+    return tuple(variants)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One number for each seed, of the runs that `where` picks."""
+
+    column: str
+    """A column of the table of runs."""
+    where: Settings = ()
+    how: How = "mean"
+    """mean, min, max of the column over the runs; largest: value of the setting
+    `along` whose run reaches `reaching`; number: how many runs do."""
+    along: str = ""
+    reaching: float = 0.0
+
+    def picks(self, settings: dict[str, Any]) -> bool:
+        """Whether the run with these settings is one of them."""
+        return all(
+            settings.get(name) in (value if isinstance(value, tuple) else (value,))
+            for name, value in self.where
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A sentence that can be wrong, and the rule that says whether it is.
+
+    The effect is `first` minus `second`, or the first divided by the second, for each
+    seed; without a second, the first alone. Supported: the bootstrap 95 % interval of
+    its mean over the seeds (the geometric mean of a ratio) lies at or above `at_least`;
+    not supported: below; else undecided.
+    """
+
+    text: str
+    """The claim, one sentence."""
+    source: str
+    """Who says so, with an address."""
+    first: Measure
+    second: Measure | None = None
+    effect: Literal["difference", "ratio"] = "difference"
+    at_least: float
+    says: str
+    """What the effect is, in words, as in `accuracy with minus without`."""
+    unit: Literal["points", "times", "decades", ""] = ""
+    """points: percentage points of a fraction; decades: of half decades."""
+
+    def __post_init__(self):
+        """Checks what belongs together."""
+        of_ratio = self.effect == "ratio"
+        rule = "a difference, unless there are two measures and the unit is times"
+        fits = not of_ratio or (self.second is not None and self.unit == "times")
+        require(fits, "effect", rule, self.effect)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FigureConfig:
+    """The one figure of a study: means over seeds with their 95 % intervals."""
+
+    x: str
+    """The setting along the axis."""
+    y: str
+    """The column of the table of runs."""
+    lines: str
+    """The setting that has a line for each value."""
+    panels: str = ""
+    """The setting that has a panel for each value; empty: one panel."""
+    label: str
+    """The y axis's label."""
+    percent: bool = False
+    """The y axis is a fraction, shown in %."""
+    log_x: bool = False
+    caption: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """A study: variants, each trained with every seed, and the claims they decide.
 
-    What is asked and the rules are fixed here, before it runs; the command line changes
-    only how often and where.
+    The question and the rules are fixed here, before the study runs; the command line
+    changes only the seeds and where it runs.
     """
 
     name: str
@@ -24,17 +176,18 @@ class StudyConfig:
     variants: tuple[Variant, ...]
     claims: tuple[Claim, ...]
     figure: FigureConfig
-    probe: Literal["scores", "inference", "shift", "cost"] = "scores"
+    probe: Literal["scores", "inference", "shift", "adaptation", "cost"] = "scores"
     """What is measured. scores: accuracy and loss at the end, steps to some accuracies;
     inference: the same by other statistics too; shift: how layers' inputs move;
-    cost: time and memory of a training step, `num_seeds` rounds in turn."""
+    adaptation: accuracy on corrupted images, the statistics kept or adapted to them;
+    cost: time and memory of a training step, in `num_seeds` rounds."""
     num_seeds: int = 10
-    """Runs of each variant, paired by seed, at least 1; verdicts take 10 or more."""
+    """Runs of each variant, paired by seed, at least 1; a verdict needs at least 10."""
     first_seed: int = 0
-    """The others follow it."""
+    """The first seed; the others follow it."""
     num_workers: int | None = None
-    """Variants that run at once; None: as many as there are cores, where time is not
-    what is measured."""
+    """Variants that run at once; None: as many as there are cores. Where time is
+    measured it must be 1."""
 
     @property
     def seeds(self) -> range:
@@ -49,47 +202,27 @@ class StudyConfig:
         require(workers is None or workers >= 1, "num_workers", ">= 1", workers)
         settings = [dict(variant.settings) for variant in self.variants]
         distinct = len(set(map(repr, settings))) == len(settings) > 0
-        require(distinct, "variants", "distinct, at least one", len(settings))
+        require(distinct, "variants", "distinct, and at least one", len(settings))
         names = set(settings[0])
         same = all(set(one) == names for one in settings)
         require(same, "variants", "of the same settings", sorted(names))
         for variant in self.variants:
             loop = variant.experiment.train
             whole = loop.num_steps % loop.eval_every == 0
-            rule = "divided by train.eval_every"
+            rule = "a multiple of train.eval_every"
             require(whole, "train.num_steps", rule, loop.num_steps)
+            adapts = variant.adaptation is not None
+            rule = "given for the probe adaptation, and for no other"
+            fits = adapts == (self.probe == "adaptation")
+            require(fits, "adaptation", rule, variant.adaptation)
         for claim in self.claims:
             for measure in filter(None, (claim.first, claim.second)):
                 self._check_measure(measure, settings)
         shown = {self.figure.x, self.figure.lines, self.figure.panels or self.figure.x}
-        require(shown <= names, "figure", f"of settings {sorted(names)}", shown)
+        require(shown <= names, "figure", f"of the settings {sorted(names)}", shown)
 
     def _check_measure(self, measure: Measure, settings: list[dict]) -> None:
         found = any(measure.picks(one) for one in settings)
-        require(found, "where", "that of at least one variant", measure.where)
+        require(found, "where", "settings of at least one variant", measure.where)
         along = not measure.along or measure.along in settings[0]
         require(along, "along", "a setting", measure.along)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptationStudy:
-    """Test-time adaptation to corrupted images."""
-
-    name: str
-    """Names the folder of the results, `runs/NAME`."""
-    num_seeds: int = 5
-    """Training runs, by seeds from 0, at least 1."""
-    experiment: ExperimentConfig
-    """What is trained; its own seed is not used."""
-    batch_size: int = 36
-    """Unlabelled test images that each adaptation sees, at least 2."""
-    prior_counts: tuple[float, ...] = (0.0, 16.0)
-    """How many images the statistics of training weigh, at least 0 each."""
-
-    def __post_init__(self):
-        """Checks the ranges."""
-        check_name_and_seed(self.name, 0)
-        require(self.num_seeds >= 1, "num_seeds", ">= 1", self.num_seeds)
-        require(self.batch_size >= 2, "batch_size", ">= 2", self.batch_size)
-        least = min(self.prior_counts, default=-1)
-        require(least >= 0, "prior_counts", ">= 0, at least one", self.prior_counts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs what a study lacks: programs compiled once, variants spread over the cores."""
+"""Runs the missing runs of a study, variants spread over the cores."""
 
 import os
 import threading
@@ -11,13 +11,16 @@ import jax
 import numpy as np
 
 from experiments.config import ExperimentConfig, StudyConfig, Variant
-from experiments.lab import cost
+from experiments.lab import adaptation, cost
 from experiments.lab.runs_table import SEED, Row, RunsTable, missing
 from experiments.lab.scores import TARGETS, inference, scores
 from experiments.lab.shift import shift
-from experiments.scanned import compile_runs, in_memory, lanes_of, program_config
+from experiments.train.scanned import compile_runs, in_memory, lanes_of, program_config
 
 PROBES = {"scores": scores, "inference": inference, "shift": shift}
+"""Probes within the compiled program of a training run."""
+OUTSIDE = {"adaptation": adaptation.rows, "cost": cost.rows}
+"""Probes that run on their own, and yield some rows at a time."""
 Work = list[tuple[Variant, list[int]]]
 """Variants that share a program, with the seeds they lack."""
 
@@ -25,12 +28,12 @@ Work = list[tuple[Variant, list[int]]]
 def conduct(
     study: StudyConfig, table: RunsTable, advance: Callable[[int], object]
 ) -> None:
-    """Runs all that is missing; `advance` is told how many runs came to be.
+    """Runs all that is missing; calls `advance` with the number of finished runs.
 
-    Ctrl-C ends it after the variants under way; what is done is in the table.
+    After Ctrl-C it finishes the variants that are running; their rows are in the table.
     """
-    if study.probe == "cost":
-        for rows in cost.rows(study, table.rows):
+    if study.probe in OUTSIDE:
+        for rows in OUTSIDE[study.probe](study, table.rows):
             table.add(rows)
             advance(len(rows))
         return
@@ -59,19 +62,19 @@ def conduct(
 
 
 def plan(study: StudyConfig, rows: list[Row]) -> list[Work]:
-    """The variants that lack runs, together where they share a program and seeds."""
+    """Returns the variants that lack runs, grouped by program and missing seeds."""
     groups: dict[tuple[ExperimentConfig, tuple[int, ...]], Work] = {}
     for variant in study.variants:
         seeds = missing(study, variant, rows)
         if seeds:
             key = program_config(variant.experiment), tuple(seeds)
             groups.setdefault(key, []).append((variant, seeds))
-    # The longest first, so that the cores end at about the same time.
+    # The longest first, so that the cores finish at about the same time.
     return sorted(groups.values(), key=_size, reverse=True)
 
 
 def _size(work: Work) -> int:
-    """The examples that are trained on."""
+    """Returns the number of examples that are trained on."""
     configs = [variant.experiment for variant, _ in work]
     return sum(c.train.num_steps * c.data.batch_size for c in configs)
 
@@ -97,7 +100,7 @@ class Program:
         self._lock = threading.Lock()
 
     def run(self, variant: Variant, seeds: list[int]) -> list[Row]:
-        """Returns the rows of the variant, of all seeds side by side."""
+        """Runs all seeds of the variant together, and returns their rows."""
         config = variant.experiment
         examples = in_memory(config)
         lanes = lanes_of(config, len(examples.train.label), seeds)
@@ -113,7 +116,7 @@ class Program:
 def _rows(
     variant: Variant, seeds: list[int], found: dict[str, np.ndarray], seconds: float
 ) -> list[Row]:
-    """One for each seed; the time of a step is that of all, side by side, shared."""
+    """Returns a row for each seed; the seeds, which run together, share the time."""
     per_step = seconds / len(seeds) / variant.experiment.train.num_steps
     rows = []
     for k, seed in enumerate(seeds):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of a training step, the variants in turn."""
+"""A probe on its own: time and memory of a training step, the variants in turn."""
 
 import functools
 import statistics
@@ -13,23 +13,23 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from experiments.config import StudyConfig, Variant
-from experiments.lab.runs_table import Row, missing
+from experiments.lab.runs_table import SEED, Row, missing
 from experiments.models.norms import Norm, make_norm
 from experiments.models.resnet import RESNETS
-from experiments.scanned import in_memory, make_task, program_config
-from experiments.steps import init_state, train_step
+from experiments.train.scanned import in_memory, make_task, program_config
+from experiments.train.steps import init_state, train_step
 
 LAYER = "layer"
-"""The setting `part` of a norm alone; other parts are whole networks."""
+"""The value of the setting `part` for a norm alone; other parts are networks."""
 LAYER_SHAPE = (64, 16, 16, 64)
 IMAGE_SHAPE = (32, 32, 3)
-"""Of what a residual network gets: as large as CIFAR's, drawn at random."""
-CALLS = 3  # in each turn, of which the median counts
+"""The shape of a residual network's random images, that of CIFAR's."""
+CALLS = 3  # in each turn; their median is the measure
 Step = Callable[[], object]
 
 
 def rows(study: StudyConfig, found: list[Row]) -> Iterator[list[Row]]:
-    """Yields a round at a time: every variant's row, in turn."""
+    """Yields the rows of all variants, a round at a time."""
     todo = sorted({seed for v in study.variants for seed in missing(study, v, found)})
     if not todo:
         return
@@ -40,11 +40,12 @@ def rows(study: StudyConfig, found: list[Row]) -> Iterator[list[Row]]:
         for k in order:
             step, memory = steps[k]
             measures = {"ms": _median_ms(step), "memory_mb": memory / 1e6}
-            made.append(dict(study.variants[k].settings) | {"seed": number} | measures)
+            made.append(dict(study.variants[k].settings) | {SEED: number} | measures)
         yield made
 
 
 def _median_ms(step: Step) -> float:
+    """Returns the median time of some calls."""
     times = []
     for _ in range(CALLS):
         start = time.perf_counter()
@@ -54,7 +55,7 @@ def _median_ms(step: Step) -> float:
 
 
 def _compiled(variant: Variant) -> tuple[Step, int]:
-    """The warm step, and the bytes that its program needs beside its arguments."""
+    """Returns the warm step, and the bytes it needs in addition to its arguments."""
     if dict(variant.settings)["part"] == LAYER:
         step, arguments = _layer(variant)
     else:
@@ -66,8 +67,8 @@ def _compiled(variant: Variant) -> tuple[Step, int]:
     return run, used.temp_size_in_bytes
 
 
-def _network(variant: Variant):
-    """A training step on the first batch."""
+def _network(variant: Variant) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Returns a training step and its arguments, on the first batch."""
     config = variant.experiment
     task = make_task(program_config(config))
     num = config.data.batch_size
@@ -80,18 +81,18 @@ def _network(variant: Variant):
 
 
 class Alone(nn.Module):
-    """A norm and ReLU."""
+    """A norm followed by ReLU."""
 
     norm: Norm
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """As in training."""
+        """Normalizes by batch statistics."""
         return nn.relu(self.norm(use_running_average=False, mask=None)(x))
 
 
-def _layer(variant: Variant):
-    """Forward and backward of the norm alone."""
+def _layer(variant: Variant) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Returns forward and backward of the norm alone, and the arguments."""
     module = Alone(make_norm(variant.experiment.norm, None, None))
     x = jax.random.normal(jax.random.key(0), LAYER_SHAPE)
     variables = module.init(jax.random.key(1), x)

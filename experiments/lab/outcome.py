@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of a study, as people read it and as programs do."""
+"""The outcome of a study, for people (a page, tables) and for programs (JSON)."""
 
 import json
 from pathlib import Path
@@ -8,25 +8,26 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.config import StudyConfig
-from experiments.lab.figures import draw, draw_percentiles
-from experiments.lab.runs_table import SEED, Row
+from experiments.lab.figures import cell, draw, draw_percentiles, table
+from experiments.lab.runs_table import SEED, Row, is_of
 from experiments.lab.shift import PERCENTILES
 from experiments.lab.verdicts import Verdict, decide
-from experiments.report import TEMPLATES, Picture, Table, provenance, write_whole
+from experiments.run.report import TEMPLATES, Picture, Table, provenance, write_whole
 
 VERDICTS = "verdicts.json"
 BARS = "Bars: bootstrap 95 % intervals of the mean over seeds."
-UNIT = "Percentiles of what enters one unit of the last hidden layer, first seed."
+UNIT = "Percentiles of the input of one unit of the last hidden layer, first seed."
 MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
 
 
 class Outcome(NamedTuple):
-    """The study, its verdicts, figure and table, and how to repeat it."""
+    """The study, its verdicts, figures and tables, and the command that repeats it."""
 
     study: StudyConfig
     verdicts: list[Verdict]
     pictures: list[Picture]
-    table: Table
+    numbers: Table  # of the figure
+    table: Table  # of all variants
     command: str
 
 
@@ -41,16 +42,17 @@ def conclude(study: StudyConfig, rows: list[Row], command: str) -> Outcome:
     pictures = [Picture(draw(study.figure, rows), f"{study.figure.caption} {BARS}")]
     if study.probe == "shift":
         pictures.append(Picture(draw_percentiles(study.figure.lines, rows), UNIT))
-    return Outcome(study, verdicts, pictures, _table(study, rows), command)
+    numbers = table(study.figure, rows)
+    return Outcome(study, verdicts, pictures, numbers, _table(study, rows), command)
 
 
 def in_words(verdict: Verdict) -> str:
-    """The effect and its interval, in its unit."""
+    """Returns the effect and its interval, with the unit."""
     return interval(verdict.effect, verdict.low, verdict.high, verdict.claim.unit)
 
 
 def interval(effect: float, low: float, high: float, unit: str) -> str:
-    """Three figures of each, and no more than three behind the point."""
+    """Returns three digits of each number, at most three after the point."""
     effect_, low_, high_ = (
         f"{round(number, 3) + 0.0:.3g}" for number in (effect, low, high)
     )
@@ -58,7 +60,7 @@ def interval(effect: float, low: float, high: float, unit: str) -> str:
 
 
 def front_table(outcomes: list[Outcome]) -> Table:
-    """A row for each claim."""
+    """Returns the table of verdicts, a row for each claim."""
     rows = [
         [
             outcome.study.name,
@@ -78,13 +80,13 @@ def front_table(outcomes: list[Outcome]) -> Table:
 
 
 def write_verdicts(path: Path, outcomes: list[Outcome]) -> None:
-    """Writes them, whole or not at all."""
+    """Writes the verdicts of all outcomes as JSON, atomically."""
     found = [v.as_json(o.study.name) for o in outcomes for v in o.verdicts]
     write_whole(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_page(path: Path, title: str, outcomes: list[Outcome], command: str) -> None:
-    """Writes the page, whole or not at all."""
+    """Writes the page, atomically."""
     html = TEMPLATES.get_template("lab.html").render(
         title=title,
         outcomes=outcomes,
@@ -108,13 +110,11 @@ def _table(study: StudyConfig, rows: list[Row]) -> Table:
     ]
     cells = []
     for variant in study.variants:
-        settings = dict(variant.settings)
-        own = [r for r in rows if all(r[k] == v for k, v in settings.items())]
+        own = [row for row in rows if is_of(variant, row)]
         if own:
-            values = [[row[name] for row in own] for name in measures]
-            cells.append(
-                [*map(str, settings.values()), str(len(own)), *map(_cell, values)]
-            )
+            values = (np.asarray([row[name] for row in own]) for name in measures)
+            settings = (str(value) for _, value in variant.settings)
+            cells.append([*settings, str(len(own)), *map(cell, values)])
     note = (
         "Means over the seeds ± standard deviation. Accuracies are fractions; a run "
         "that does not reach an accuracy counts with all its steps."
@@ -122,8 +122,3 @@ def _table(study: StudyConfig, rows: list[Row]) -> Table:
     return Table(
         [*names, "runs", *(m.replace("_", " ") for m in measures)], cells, note
     )
-
-
-def _cell(values: list[float]) -> str:
-    spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{np.mean(values):.3g} ± {spread:.2g}"

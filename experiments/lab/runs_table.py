@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tidy table of a study, `runs.csv`: one row a run, written as it goes."""
+"""The table of a study's runs, `runs.jsonl`: one JSON object per run."""
 
-import csv
 import hashlib
-import io
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,17 @@ from typing import Any
 from experiments.config import StudyConfig, Variant
 from experiments.errors import UserError
 
-RUNS, STUDY = "runs.csv", "study.json"
+RUNS, STUDY = "runs.jsonl", "study.json"
 SEED = "seed"
 Row = dict[str, Any]
 """Settings, the seed, and measures."""
 
 
 class RunsTable:
-    """The rows of a study's folder, those that were there and those to come."""
+    """The rows in a study's folder; new ones are on disk as soon as they are added."""
 
     def __init__(self, folder: Path, study: StudyConfig, *, overwrite: bool):
-        """Opens the folder's table, or begins it.
+        """Opens the folder's table, or starts one.
 
         Raises:
             UserError: the folder holds runs of other variants.
@@ -38,89 +37,96 @@ class RunsTable:
 
     @property
     def rows(self) -> list[Row]:
-        """Those of the study's seeds; the table may have more."""
+        """The rows of the study's seeds; the table may have more."""
         return [row for row in self._all if row[SEED] in self._study.seeds]
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Writes some rows, each whole or, if the process is killed, not at all."""
+        """Appends rows; if the process is killed, only the last line can be torn."""
         rows = list(rows)
-        names = list((self._all or rows)[0])
-        if set(names) != set(rows[0]):
+        if {frozenset(row) for row in (*self._all[:1], *rows)} != {frozenset(rows[0])}:
             raise UserError(
-                f"`{self._path}` has other measures than are made now; replace it with "
-                "--overwrite."
+                f"`{self._path}` has other measures than this study makes now; replace "
+                "it with --overwrite."
             )
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        if not self._all:
-            writer.writeheader()
-        writer.writerows(rows)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(text.getvalue())
+            file.write("".join(_line(row) for row in rows))
         self._all += rows
 
 
 def missing(study: StudyConfig, variant: Variant, rows: list[Row]) -> list[int]:
-    """The seeds of a variant that have no row yet."""
-    settings = dict(variant.settings)
-    done = {
-        row[SEED]
-        for row in rows
-        if all(row[name] == value for name, value in settings.items())
-    }
+    """Returns the seeds of a variant that have no row yet."""
+    done = {row[SEED] for row in rows if is_of(variant, row)}
     return [seed for seed in study.seeds if seed not in done]
 
 
+def is_of(variant: Variant, row: Row) -> bool:
+    """Whether the row is a run of this variant."""
+    return all(row[name] == value for name, value in variant.settings)
+
+
 def fingerprint(study: StudyConfig) -> str:
-    """Of what is run and measured; not of seeds, claims and figure."""
+    """Returns a hash of what is run and measured; not of seeds, claims and figure."""
     what = repr((study.probe, study.variants))
     return hashlib.sha256(what.encode()).hexdigest()
 
 
 def _check_same(path: Path, runs: Path, study: StudyConfig) -> None:
-    said = {"name": study.name, "variants": fingerprint(study)}
+    wanted = {"name": study.name, "variants": fingerprint(study)}
     if not path.exists():
         if runs.exists():
-            raise UserError(f"`{runs}` is there without its `{STUDY}`; move it away.")
-        path.write_text(json.dumps(said) + "\n", "utf-8")
+            raise UserError(f"`{runs}` has no `{STUDY}` next to it; move it away.")
+        path.write_text(json.dumps(wanted) + "\n", "utf-8")
         return
     try:
         held = json.loads(path.read_text("utf-8"))
     except json.JSONDecodeError:
         held = None
-    if held != said:
+    if held != wanted:
         raise UserError(
             f"`{path.parent}` holds runs of other variants than the config now has. "
             "Name another folder with --workdir, or replace them with --overwrite."
         )
 
 
+def _line(row: Row) -> str:
+    """Returns the row as a line; NaN and infinity, which JSON lacks, become null."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+    return json.dumps(finite) + "\n"
+
+
 def _read(path: Path, study: StudyConfig) -> list[Row]:
-    """The whole rows; a torn last line is cut off."""
+    """Returns the rows, the first of each variant and seed; cuts off a torn last line.
+
+    A measure that is null is NaN.
+    """
     if not path.exists():
         return []
     text = path.read_text("utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, "utf-8")
-    by_text: dict[str, dict[str, Any]] = {}
-    for variant in study.variants:
-        for name, value in variant.settings:
-            by_text.setdefault(name, {})[str(value)] = value
+    complete = text[: text.rfind("\n") + 1]
+    if complete != text:
+        path.write_text(complete, "utf-8")
+    names = [name for name, _ in study.variants[0].settings]
+    known = {variant.settings for variant in study.variants}
+    rows: dict[Any, Row] = {}
     try:
-        return [
-            {
-                name: by_text[name][text] if name in by_text else _number(name, text)
-                for name, text in row.items()
+        for line in complete.splitlines():
+            row = json.loads(line)
+            settings = tuple((name, row.pop(name)) for name in names)
+            if settings not in known:
+                raise ValueError(f"no variant has {dict(settings)}")
+            seed = int(row.pop(SEED))
+            measures = {
+                name: math.nan if value is None else float(value)
+                for name, value in row.items()
             }
-            for row in csv.DictReader(io.StringIO(whole))
-        ]
-    except (KeyError, TypeError, ValueError) as error:
+            run = {**dict(settings), SEED: seed, **measures}
+            rows.setdefault((settings, seed), run)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"`{path}` is not a table of this study's runs ({error}); replace it with "
             "--overwrite."
         ) from error
-
-
-def _number(name: str, text: str) -> float | int:
-    return int(text) if name == SEED else float(text)
+    return list(rows.values())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes of a run: how right it is at the end, and when it came to be."""
+"""Probes of a run: its accuracy at the end, and the steps it took to get there."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from experiments.config import ExperimentConfig, changed
 from experiments.data import Batch
-from experiments.scanned import Examples, Probe, make_task
-from experiments.steps import (
+from experiments.train.scanned import Examples, Probe, make_task
+from experiments.train.steps import (
     Task,
     TrainState,
     eval_step,
@@ -19,17 +19,17 @@ from experiments.steps import (
 )
 
 TARGETS = (50, 80, 90, 95)
-"""Accuracies on held-out examples, in %, that the steps are counted to."""
+"""Accuracies on held-out examples, in %, to which the steps are counted."""
 Measures = dict[str, jax.Array]
 
 
 def scores(config: ExperimentConfig) -> Probe:
-    """Accuracy and loss at the end, and steps to the targets."""
+    """Returns the probe of accuracy and loss at the end, and steps to the targets."""
     return Probe(_test_accuracy, _scores)
 
 
 def inference(config: ExperimentConfig) -> Probe:
-    """The same by running statistics, the test batch's own, and the population's."""
+    """Returns `scores`, with batch and population statistics in inference too."""
     exact = make_task(
         changed(
             config,
@@ -55,10 +55,10 @@ def inference(config: ExperimentConfig) -> Probe:
 
 
 def with_statistics_of(exact: Task, state: TrainState, train: Batch) -> TrainState:
-    """The same weights with the statistics of all training examples.
+    """Returns the state with the statistics of all training examples.
 
-    One forward pass over all of them at once, by a model of momentum 0: each layer sees
-    what the layers below give when they are normalized by the same examples.
+    One forward pass over all examples at once, with momentum 0: each layer sees what
+    the layers below it return when normalized by the same examples.
     """
     empty = init_state(exact, train.image[:2], 0).batch_stats
     variables = {"params": state.params, "batch_stats": empty}
@@ -83,11 +83,11 @@ def _scores(
         "gap": train.accuracy - test.accuracy,
         "test_loss": test.loss,
         "train_loss": train.loss,
-        # Worse than guessing, or no number at all.
+        # Worse than guessing, or NaN.
         "diverged": ~(train.loss <= jnp.log(float(task.model.num_classes))),
     }
     for target in TARGETS:
-        # In float32 the accuracy itself may lie below the fraction that it is.
+        # In float32 an accuracy may be rounded to below the target that it equals.
         there = accuracies >= target / 100 - 1e-6
         first = (jnp.argmax(there) + 1) * every
         measures[f"steps_to_{target}"] = jnp.where(there.any(), first, state.step)

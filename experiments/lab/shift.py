@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A probe of a run: how the inputs of its layers move, and how smooth its loss is.
+"""A probe of a run: how far the inputs of its layers shift, how smooth its loss is.
 
-The movement is that of Ioffe & Szegedy 2015 (https://arxiv.org/abs/1502.03167, section
-4.1 and figure 1), the smoothness that of Santurkar et al. 2018
+The shift is that of Ioffe & Szegedy 2015 (https://arxiv.org/abs/1502.03167, section 4.1
+and figure 1), the smoothness that of Santurkar et al. 2018
 (https://arxiv.org/abs/1805.11604, section 3.1 and figure 4).
 """
 
@@ -15,18 +15,18 @@ import optax
 from experiments.config import ExperimentConfig
 from experiments.data import Batch
 from experiments.lab import scores
-from experiments.scanned import Examples, Probe
-from experiments.steps import Task, TrainState, variables_of
+from experiments.train.scanned import Examples, Probe
+from experiments.train.steps import Task, TrainState, variables_of
 
 NUM_WATCHED = 256
-"""Training examples that the distributions are of."""
+"""The training examples whose distributions are compared."""
 PERCENTILES = (15, 50, 85)
 FRACTIONS = (0.5, 1.0, 2.0, 4.0)
-"""Of the learning rate: how far along the gradient the loss is looked at."""
+"""How far along the gradient the loss is evaluated, in learning rates."""
 
 
 def shift(config: ExperimentConfig) -> Probe:
-    """Movement of the layers' inputs, change of gradient and loss along a step."""
+    """Shift of the layers' inputs, change of gradient and loss along a step."""
     by_scores = scores.scores(config)
 
     def watch(task: Task, before: TrainState, after: TrainState, examples: Examples):
@@ -34,7 +34,7 @@ def shift(config: ExperimentConfig) -> Probe:
         old, new = (layer_inputs(task, state, batch) for state in (before, after))
         return {
             "accuracy": by_scores.watch(task, before, after, examples),
-            "shift": jnp.mean(jnp.stack(list(map(movement, old, new)))),
+            "shift": jnp.mean(jnp.stack(list(map(wasserstein, old, new)))),
             "percentiles": jnp.percentile(new[-1][:, 0], jnp.array(PERCENTILES)),
             **smoothness(task, after, batch),
         }
@@ -53,7 +53,7 @@ def shift(config: ExperimentConfig) -> Probe:
 
 
 def layer_inputs(task: Task, state: TrainState, batch: Batch) -> list[jax.Array]:
-    """What enters each layer's activations in training, (examples, units) each."""
+    """Returns what enters each layer's activation in training, (examples, units)."""
     _, found = task.model.apply(
         variables_of(state),
         batch.image,
@@ -64,10 +64,10 @@ def layer_inputs(task: Task, state: TrainState, batch: Batch) -> list[jax.Array]
     return list(found["intermediates"]["activation_input"])
 
 
-def movement(old: jax.Array, new: jax.Array) -> jax.Array:
-    """Wasserstein distance of each unit's values, in units of their deviation.
+def wasserstein(old: jax.Array, new: jax.Array) -> jax.Array:
+    """Returns the mean over units of the Wasserstein distance, in standard deviations.
 
-    In one dimension it is the mean distance of the sorted values; the mean over units.
+    In one dimension the distance is the mean difference of the sorted values.
     """
     distance = jnp.abs(jnp.sort(new, 0) - jnp.sort(old, 0)).mean(0)
     spread = 0.5 * (old.std(0) + new.std(0))
@@ -75,7 +75,7 @@ def movement(old: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def smoothness(task: Task, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-    """How far loss and gradient change along the gradient, at most, relatively."""
+    """Returns the largest relative change of loss and gradient along the gradient."""
 
     def loss(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -90,8 +90,7 @@ def smoothness(task: Task, state: TrainState, batch: Batch) -> dict[str, jax.Arr
         return optax.softmax_cross_entropy(logits, one_hot).mean()
 
     value, gradient = jax.value_and_grad(loss)(state.params)
-    opt_state: Any = state.opt_state
-    rate = opt_state[1].hyperparams["step_size"]
+    rate = optax.tree_utils.tree_get(state.opt_state, "step_size")
 
     def along(fraction):
         params = jax.tree.map(

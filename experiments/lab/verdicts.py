@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the table of runs to a verdict: effect of each seed, interval, rule."""
+"""From the table of runs to a verdict: effects by seed, their interval, the rule."""
 
 from typing import Any, NamedTuple
 
@@ -12,11 +12,11 @@ from experiments.lab.runs_table import SEED, Row
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 MIN_SEEDS = 10
 RESAMPLES = 10_000
-SCALES = {"points": 100.0, "decades": 0.5}  # to the unit that is shown
+SCALES = {"points": 100.0, "decades": 0.5}  # from an effect to its unit
 
 
 class Verdict(NamedTuple):
-    """What became of a claim; effect and interval in its unit."""
+    """The verdict on a claim; effect and interval are in its unit."""
 
     claim: Claim
     effect: float
@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
     verdict: str
 
     def as_json(self, study: str) -> dict[str, Any]:
-        """Returns it with claim and rule in words."""
+        """Returns the verdict with its claim and its rule in words."""
         return {
             "study": study,
             "claim": self.claim.text,
@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 
 
 def decide(claim: Claim, rows: list[Row]) -> Verdict:
-    """Applies the rule of the claim to the runs of each seed."""
+    """Applies the claim's rule to the runs."""
     effects = effects_of(claim, rows)
     mean, low, high = bootstrap(effects)
     if not len(effects) >= MIN_SEEDS or not np.isfinite([low, high]).all():
@@ -58,9 +58,9 @@ def decide(claim: Claim, rows: list[Row]) -> Verdict:
 
 
 def effects_of(claim: Claim, rows: list[Row]) -> np.ndarray:
-    """One number a seed, the logarithm of a ratio; seeds without all runs are left out.
+    """Returns the effect for each seed that has all runs; of a ratio, its logarithm.
 
-    Paired: both measures are of the same seed, with the same data order.
+    Effects are paired: both measures are of one seed, with the same data order.
     """
     effects = []
     for seed in sorted({row[SEED] for row in rows}):
@@ -75,7 +75,7 @@ def effects_of(claim: Claim, rows: list[Row]) -> np.ndarray:
 
 
 def value(measure: Measure, rows: list[Row]) -> float | None:
-    """The measure of one seed, from its runs; None if there are none."""
+    """Returns the measure, given the runs of one seed; None if it picks none."""
     rows = [row for row in rows if measure.picks(row)]
     if not rows:
         return None
@@ -86,7 +86,7 @@ def value(measure: Measure, rows: list[Row]) -> float | None:
     match measure.how:
         case "largest":
             along = [row[measure.along] for row in reached]
-            # None does: the least there is, so that a ratio errs towards 1.
+            # If no run does, the smallest value, so that a ratio errs towards 1.
             return max(along, default=min(row[measure.along] for row in rows))
         case "number":
             return len(reached)
@@ -99,7 +99,7 @@ def value(measure: Measure, rows: list[Row]) -> float | None:
 
 
 def bootstrap(effects: np.ndarray) -> tuple[float, float, float]:
-    """Mean, and the ends of the percentile bootstrap's 95 % interval of it."""
+    """Returns the mean, and both ends of its percentile bootstrap 95 % interval."""
     mean = float(np.mean(effects)) if len(effects) else float("nan")
     if len(effects) < 2 or np.ptp(effects) == 0 or not np.isfinite(mean):
         return mean, mean, mean
@@ -114,14 +114,14 @@ def bootstrap(effects: np.ndarray) -> tuple[float, float, float]:
 
 
 def at_least(claim: Claim) -> float:
-    """The rule's threshold, on the scale of the effects."""
+    """Returns the claim's limit on the scale of the effects."""
     if claim.effect == "ratio":
         return float(np.log(claim.at_least))
     return claim.at_least / _scale(claim)
 
 
 def rule(claim: Claim) -> str:
-    """The rule in words."""
+    """Returns the claim's rule in words."""
     limit = f"{claim.at_least:g} {claim.unit}".strip()
     return (
         f"supported if the bootstrap 95 % interval lies at or above {limit}, not "

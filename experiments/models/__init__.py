@@ -14,7 +14,7 @@ from experiments.models.recurrent import RECURRENT
 from experiments.models.resnet import RESNETS
 from experiments.models.small import Conv, Dense
 from experiments.models.step_gru import StepGRU
-from experiments.parallel import Parallel
+from experiments.train.parallel import Parallel
 
 NETWORKS = {
     "dense": Dense,

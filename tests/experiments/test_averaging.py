@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.averaging import with_statistics
 from experiments.config import ExperimentConfig, ParallelConfig, TrainConfig
 from experiments.data import load_dataset, train_batches
 from experiments.models import make_model
-from experiments.optimizers import make_optimizer
-from experiments.steps import Task, init_state, train_step
-from experiments.training import train
+from experiments.train.averaging import with_statistics
+from experiments.train.loop import train
+from experiments.train.optimizers import make_optimizer
+from experiments.train.steps import Task, init_state, train_step
 
 
 def config(**parallel):

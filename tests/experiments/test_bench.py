@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.bench_cases import BENCH_CASES, make_step
-from experiments.bench_command import medians, ratios
+from experiments.bench.cases import BENCH_CASES, make_step
+from experiments.cli.bench import medians, ratios
 from experiments.config import BenchConfig
 from tests.experiments.test_main import one_line_error, run
 

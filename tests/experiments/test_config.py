@@ -7,7 +7,7 @@ import pytest
 
 from experiments.config import (
     LAB_DENSE,
-    AdaptationStudy,
+    AdaptationConfig,
     BenchConfig,
     Claim,
     DataConfig,
@@ -23,9 +23,9 @@ from experiments.config import (
     grid,
     values,
 )
-from experiments.loading import STUDIES, available, load
+from experiments.config.loading import available, load
 
-BASE = {"name": "a", "experiment": ExperimentConfig(name="b")}
+ADAPTATION = AdaptationConfig(corruption="blur", severity=1)
 
 
 def figure(x="norm"):
@@ -47,7 +47,7 @@ def study(changes=None, **fields):
 ERRORS = [
     (lambda: NormConfig(group_size=0), "`norm.group_size` must be >= 1, got 0."),
     (
-        lambda: AdaptationStudy(**BASE, num_seeds=0),
+        lambda: study(num_seeds=0),
         "`num_seeds` must be >= 1, got 0.",
     ),
     (
@@ -56,11 +56,11 @@ ERRORS = [
     ),
     (
         lambda: study(variants=()),
-        "`variants` must be distinct, at least one, got 0.",
+        "`variants` must be distinct, and at least one, got 0.",
     ),
     (
         lambda: study(claims=(claim("layer"),)),
-        "`where` must be that of at least one variant, got (('norm', 'layer'),).",
+        "`where` must be settings of at least one variant, got (('norm', 'layer'),).",
     ),
     (
         lambda: study(claims=(claim("batch", along="rate"),)),
@@ -68,11 +68,18 @@ ERRORS = [
     ),
     (
         lambda: study(figure=figure("rate")),
-        "`figure` must be of settings ['norm'], got {'rate'}.",
+        "`figure` must be of the settings ['norm'], got {'rate'}.",
     ),
     (
         lambda: study(changes={"train.eval_every": 7}),
-        "`train.num_steps` must be divided by train.eval_every, got 400.",
+        "`train.num_steps` must be a multiple of train.eval_every, got 400.",
+    ),
+    (
+        lambda: study(probe="adaptation"),
+        (
+            "`adaptation` must be given for the probe adaptation, and for no other, "
+            "got None."
+        ),
     ),
     (
         lambda: ModelConfig(name="plain", depth=1),
@@ -132,12 +139,16 @@ ERRORS = [
         "`model.depth` must be left out but for plain, got 5.",
     ),
     (
-        lambda: AdaptationStudy(**BASE, batch_size=1),
+        lambda: dataclasses.replace(ADAPTATION, batch_size=1),
         "`batch_size` must be >= 2, got 1.",
     ),
     (
-        lambda: AdaptationStudy(**BASE, prior_counts=()),
-        "`prior_counts` must be >= 0, at least one, got ().",
+        lambda: dataclasses.replace(ADAPTATION, prior_count=-1.0),
+        "`prior_count` must be >= 0, got -1.0.",
+    ),
+    (
+        lambda: dataclasses.replace(ADAPTATION, severity=6),
+        "`severity` must be in [0, 5], got 6.",
     ),
     (lambda: DataConfig(batch_size=0), "`data.batch_size` must be >= 1, got 0."),
     (lambda: NormConfig(momentum=1.0), "`norm.momentum` must be in [0, 1), got 1.0."),
@@ -185,7 +196,7 @@ def test_config_file(path):
     if path.stem.startswith("bench_"):
         command, kind = "bench", BenchConfig
     if path.parent.name == "studies":
-        command, kind = "study", STUDIES
+        command, kind = "study", StudyConfig
     config = load(path, kind)
     assert config.name == path.stem
     text = path.read_text()
@@ -196,7 +207,7 @@ def test_config_file(path):
 
 def test_the_laboratory_has_its_studies():
     found = {
-        load(p, STUDIES).name for p, _ in available() if p.parent.name == "studies"
+        load(p, StudyConfig).name for p, _ in available() if p.parent.name == "studies"
     }
     assert found == {
         "adaptation", "covariate_shift", "speed", "learning_rate", "initialization",

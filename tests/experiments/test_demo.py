@@ -6,21 +6,21 @@ import io
 
 from rich.console import Console
 
-import experiments.demo
-from experiments.demo import Outcome, demo, make_table
-from experiments.metrics import Record, read_metrics
+import experiments.cli.demo
+from experiments.cli.demo import Outcome, demo, make_table
+from experiments.run.metrics import Record, read_metrics
 
 
 def test_trains_writes_and_can_be_run_again(tmp_path, monkeypatch):
-    original = experiments.demo.load
+    original = experiments.cli.demo.load
 
     def short(path, kind):
         config = original(path, kind)
         loop = dataclasses.replace(config.train, num_steps=20)
         return dataclasses.replace(config, train=loop)
 
-    monkeypatch.setattr(experiments.demo, "load", short)
-    monkeypatch.setattr(experiments.demo, "SEEDS", (0,))
+    monkeypatch.setattr(experiments.cli.demo, "load", short)
+    monkeypatch.setattr(experiments.cli.demo, "SEEDS", (0,))
     for _ in range(2):
         out = io.StringIO()
         demo(Console(file=out, width=100), tmp_path)

@@ -8,8 +8,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from experiments.errors import UserError
-from experiments.events import Events
-from experiments.metrics import Record, read_metrics
+from experiments.run.events import Events
+from experiments.run.metrics import Record, read_metrics
 from tests.experiments.test_main import run
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments.metrics import read_metrics
+from experiments.run.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 STEPS = 120

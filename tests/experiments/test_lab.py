@@ -2,7 +2,9 @@
 """The laboratory's runs, tables and pages, on small studies."""
 
 import dataclasses
+import math
 
+import numpy as np
 import pytest
 
 from experiments.config import (
@@ -20,8 +22,8 @@ from experiments.lab.conduct import conduct, plan
 from experiments.lab.figures import draw
 from experiments.lab.outcome import conclude, front_table
 from experiments.lab.runs_table import RUNS, RunsTable, missing
-from experiments.plots import STYLES
-from experiments.training import train
+from experiments.run.plots import STYLES
+from experiments.train.loop import train
 
 BASE = changed(
     LAB_DENSE,
@@ -97,8 +99,9 @@ def test_goes_on_where_it_stopped(tmp_path):
     whole = conducted(study, tmp_path)[0].rows
     path = tmp_path / RUNS
     lines = path.read_text().splitlines(keepends=True)
-    assert len(lines) == 13
-    path.write_text("".join(lines[:8]) + lines[8][:20])  # killed while writing
+    assert len(lines) == 12
+    again = lines[0]  # a run that stands twice counts once
+    path.write_text("".join(lines[:7]) + again + lines[8][:20])  # killed while writing
     table = RunsTable(tmp_path, study, overwrite=False)
     assert len(table.rows) == 7
     assert sum(len(missing(study, v, table.rows)) for v in study.variants) == 5
@@ -125,15 +128,29 @@ def test_only_the_seeds_of_the_study_decide(tmp_path):
     assert sum(counts) == 4 and {row["seed"] for row in table.rows} == {2, 3}
     (verdict,) = conclude(other, table.rows, "").verdicts
     assert verdict.num_seeds == 2
-    assert len((tmp_path / RUNS).read_text().splitlines()) == 17
+    assert len((tmp_path / RUNS).read_text().splitlines()) == 16
 
 
 def test_rows_with_other_measures_are_not_mixed(tmp_path):
     study = small_study()
     table = conducted(study, tmp_path)[0]
     row = {name: v for name, v in table.rows[0].items() if name != "test_loss"}
-    with pytest.raises(UserError, match="has other measures than are made now"):
+    with pytest.raises(UserError, match="has other measures than this study makes now"):
         table.add([row])
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    """JSON has neither NaN nor infinity: both are null in the file, NaN when read."""
+    study = small_study()
+    table = RunsTable(tmp_path, study, overwrite=False)
+    settings = dict(study.variants[0].settings)
+    row = {**settings, "seed": 0, "test_accuracy": 1 / 3, "steps": 1e300}
+    table.add([row | {"loss": math.nan}, row | {"loss": math.inf, "seed": 1}])
+    again = RunsTable(tmp_path, study, overwrite=False).rows
+    assert [r["seed"] for r in again] == [0, 1]
+    assert all(math.isnan(r.pop("loss")) for r in again)
+    assert again == [row, row | {"seed": 1}]
+    assert "NaN" not in (tmp_path / RUNS).read_text()
 
 
 def test_a_line_looks_the_same_in_every_panel():
@@ -162,9 +179,16 @@ def test_a_folder_of_other_variants_is_not_mixed(tmp_path):
         RunsTable(tmp_path, other, overwrite=False)
     RunsTable(tmp_path, other, overwrite=True)
     assert not (tmp_path / RUNS).exists()
-    (tmp_path / RUNS).write_text("norm,seed\nbatch,x\n")
-    with pytest.raises(UserError, match="is not a table of this study's runs"):
-        RunsTable(tmp_path, other, overwrite=False)
+    for line in (
+        "norm,seed",
+        '["batch", 0]',
+        '{"norm": "batch"}',
+        '{"norm": "layer", "seed": 0}',
+        '{"norm": "batch", "seed": "x"}',
+    ):
+        (tmp_path / RUNS).write_text(line + "\n")
+        with pytest.raises(UserError, match="is not a table of this study's runs"):
+            RunsTable(tmp_path, other, overwrite=False)
 
 
 def test_cost_takes_turns(tmp_path):
@@ -192,3 +216,8 @@ def test_conclusions_are_of_the_runs(tmp_path):
     assert verdict.effect == pytest.approx(100 * (means[0] - means[1]))
     assert front_table([outcome]).rows[0][2] == "? undecided"
     assert len(outcome.table.rows) == 4 and "<svg" in outcome.pictures[0].svg
+    numbers = outcome.numbers
+    assert numbers.header == ["rate", "batch", "none"]
+    assert [cells[0] for cells in numbers.rows] == ["0.1", "0.5"]
+    shown = [[float(c.split(" ")[0]) for c in cells[1:]] for cells in numbers.rows]
+    assert np.mean(shown, 0) == pytest.approx(np.multiply(100, means), abs=0.1)

@@ -118,5 +118,8 @@ def test_the_rule_in_words():
 
 
 def test_a_ratio_needs_two_measures():
-    with pytest.raises(ValueError, match="`effect` must be a ratio only of two"):
+    with pytest.raises(
+        ValueError,
+        match="`effect` must be a difference, unless there are two measures and",
+    ):
         claim(1.0, effect="ratio")

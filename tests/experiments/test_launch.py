@@ -13,9 +13,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from experiments.cli.launch import parse
 from experiments.errors import UserError
-from experiments.launch_command import parse
-from experiments.metrics import read_metrics, series
+from experiments.run.metrics import read_metrics, series
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,8 +4,8 @@
 import pytest
 
 from experiments.config import ExperimentConfig
+from experiments.config.loading import available, load
 from experiments.errors import UserError
-from experiments.loading import available, load
 
 FILES = {
     "def get_config(:\n": "does not parse: line 1: ",

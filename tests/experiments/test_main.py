@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import main
-from experiments.metrics import read_metrics
+from experiments.run.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "experiments"]

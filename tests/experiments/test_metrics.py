@@ -4,7 +4,7 @@
 import json
 import math
 
-from experiments.metrics import (
+from experiments.run.metrics import (
     MetricsWriter,
     Record,
     read_metrics,

@@ -13,7 +13,7 @@ from experiments.config import (
     TrainConfig,
 )
 from experiments.models import make_model as make
-from experiments.training import train
+from experiments.train.loop import train
 
 X = jnp.ones((4, 8, 8, 1))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.config import OptimizerConfig
-from experiments.optimizers import make_optimizer, make_schedule
+from experiments.train.optimizers import make_optimizer, make_schedule
 
 
 def test_warm_up_and_cosine():

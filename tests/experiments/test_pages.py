@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from experiments.lab.outcome import write_page
-from experiments.report import Table, write_report
+from experiments.run.report import Table, write_report
 from tests.experiments.test_lab import conclude, conducted, small_study
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

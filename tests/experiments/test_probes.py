@@ -11,8 +11,9 @@ from scipy import stats
 
 from experiments.config import LAB_DENSE, changed
 from experiments.lab.scores import TARGETS, inference, scores, with_statistics_of
-from experiments.lab.shift import layer_inputs, movement, shift, smoothness
-from experiments.scanned import (
+from experiments.lab.shift import layer_inputs, shift, smoothness, wasserstein
+from experiments.train.loop import train
+from experiments.train.scanned import (
     LAST_STATE,
     compile_runs,
     in_memory,
@@ -21,8 +22,7 @@ from experiments.scanned import (
     program_config,
     train_scanned,
 )
-from experiments.steps import eval_step, training_forward, variables_of
-from experiments.training import train
+from experiments.train.steps import eval_step, training_forward, variables_of
 from jaxbn import population
 
 BASE = changed(
@@ -86,7 +86,7 @@ def test_population_accuracy_is_that_of_the_library(debias):
     assert found["test_accuracy"][0] == pytest.approx(running, abs=0.004)
 
 
-def test_movement_is_the_wasserstein_distance():
+def test_shift_is_the_wasserstein_distance():
     old, new = (jax.random.normal(jax.random.key(k), (50, 3)) for k in (0, 1))
     new = 2 * new + jnp.arange(3.0)
     expected = [
@@ -94,9 +94,9 @@ def test_movement_is_the_wasserstein_distance():
         / (0.5 * (old[:, k].std() + new[:, k].std()))
         for k in range(3)
     ]
-    assert movement(old, new) == pytest.approx(np.mean(expected), rel=1e-4)
-    assert movement(old, old[::-1]) == pytest.approx(0, abs=1e-6)  # the same values
-    assert movement(old, old + 3 * old.std(0)) == pytest.approx(3, rel=1e-4)
+    assert wasserstein(old, new) == pytest.approx(np.mean(expected), rel=1e-4)
+    assert wasserstein(old, old[::-1]) == pytest.approx(0, abs=1e-6)  # the same values
+    assert wasserstein(old, old + 3 * old.std(0)) == pytest.approx(3, rel=1e-4)
 
 
 def test_layer_inputs_are_what_enters_the_activations():

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments.metrics import Record
-from experiments.plots import Run, curves
-from experiments.report import Picture, Table, write_report
+from experiments.run.metrics import Record
+from experiments.run.plots import Run, curves
+from experiments.run.report import Picture, Table, write_report
 
 RUNS = [
     Run("with <norm>", [Record(s, loss=1 / s, test_accuracy=1 - 1 / s)

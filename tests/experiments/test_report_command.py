@@ -6,9 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
+from experiments.cli.report import report
 from experiments.errors import UserError
-from experiments.metrics import MetricsWriter, Record
-from experiments.report_command import report
+from experiments.run.metrics import MetricsWriter, Record
 
 
 def make_run(folder, rate, losses):

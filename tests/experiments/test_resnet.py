@@ -19,7 +19,7 @@ from experiments.config import (
 from experiments.errors import UserError
 from experiments.models import make_model
 from experiments.models.from_torch import from_torch, torch_name
-from experiments.training import train
+from experiments.train.loop import train
 
 # Parameters of torchvision's networks of these names, 1,000 classes.
 SIZES = {

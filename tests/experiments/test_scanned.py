@@ -9,9 +9,9 @@ import numpy as np
 from experiments.config import DataConfig, ExperimentConfig, TrainConfig
 from experiments.data import load_dataset, train_batches
 from experiments.models import make_model
-from experiments.optimizers import make_optimizer
-from experiments.scanned import train_scanned
-from experiments.steps import Task, init_state, train_step
+from experiments.train.optimizers import make_optimizer
+from experiments.train.scanned import train_scanned
+from experiments.train.steps import Task, init_state, train_step
 
 
 def test_is_the_loop():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small runs of the studies: their tables say what their claims need."""
+"""The study of adaptation: what it measures, and its command."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,52 +10,47 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.config import (
-    AdaptationStudy,
-    ExperimentConfig,
-    NormConfig,
-    TrainConfig,
-)
-from experiments.studies import adaptation
-from experiments.studies.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from configs.studies.adaptation import get_config
+from experiments.config import changed
+from experiments.lab import adaptation
+from experiments.lab.corruptions import CORRUPTIONS, corrupt
 
 ROOT = Path(__file__).parents[2]
 
 
-def silent(items, _):
-    return items
-
-
-def cells(result):
-    """The means in the rows, by all that comes before them."""
-    found = {}
-    for row in result.table.rows:
-        numbers = [float(cell.split(" ")[0]) for cell in row if "±" in cell]
-        found[tuple(cell for cell in row if "±" not in cell)] = numbers
-    return found
-
-
-def experiment(num_steps=200, **norm):
-    return ExperimentConfig(
-        name="a", train=TrainConfig(num_steps=num_steps), norm=NormConfig(**norm)
+def test_adaptation_repairs_a_shift_and_harms_nothing():
+    """A row for each variant; resumed, only the missing ones."""
+    study = dataclasses.replace(get_config(), num_seeds=1)
+    variants = tuple(
+        dataclasses.replace(
+            v, experiment=changed(v.experiment, {"train.num_steps": 200})
+        )
+        for v in study.variants
+        if v.adaptation.corruption == "shift" and v.adaptation.severity in (0, 5)
     )
-
-
-def test_adaptation_mends_a_shift_and_harms_nothing():
-    config = AdaptationStudy(name="a", num_seeds=1, experiment=experiment())
-    found = cells(adaptation.run(config, silent))
-    assert len(found) == 4 * 6
-    source, adapted, prior = found["shift", "5"]
-    assert source < 60 and adapted > 93 and source < prior < adapted
-    clean = found["shift", "0"]
-    assert max(clean) - min(clean) < 3
+    study = dataclasses.replace(study, variants=variants, claims=())
+    (first, *rest) = rows = [row for (row,) in adaptation.rows(study, [])]
+    assert [
+        tuple((k, row[k]) for k, _ in v.settings)
+        for v, row in zip(variants, rows, strict=True)
+    ] == [v.settings for v in variants]
+    assert {row["seed"] for row in rows} == {100}
+    found = {
+        severity: [r["test_accuracy"] for r in rows if r["severity"] == severity]
+        for severity in (0, 5)
+    }
+    source, adapted, prior = found[5]
+    assert source < 0.6 and adapted > 0.93 and source < prior < adapted
+    assert max(found[0]) - min(found[0]) < 0.03
+    assert list(adaptation.rows(study, rest)) == [[first]]
+    assert list(adaptation.rows(study, rows)) == []
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_corruptions_grow(kind, rng):
     image = rng.random((20, 8, 8, 1)).astype(np.float32)
-    off = [np.abs(corrupt(image, kind, s, 0) - image).mean() for s in SEVERITIES]
-    assert off == sorted(off) and off[0] > 0
+    off = [np.abs(corrupt(image, kind, s, 0) - image).mean() for s in range(6)]
+    assert off == sorted(off) and off[0] == 0 < off[1]
     same = corrupt(image, kind, 3, 0)
     assert same.dtype == np.float32
     np.testing.assert_array_equal(same, corrupt(image, kind, 3, 0))
@@ -70,13 +66,13 @@ def run(*arguments):
 
 
 def test_command(tmp_path):
-    """The table, the page and the figure; a typo gets an answer."""
+    """The numbers, the verdicts, the page and the figure; a typo gets an answer."""
     path = "configs/studies/adaptation.py"
-    small = ["--num-seeds", "1", "--prior-counts", "0", "--batch-size", "360"]
-    done = run("study", path, *small, "--workdir", tmp_path)
+    done = run("study", path, "--num-seeds", "1", "--workdir", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "as trained" in done.stdout
+    assert "as trained" in done.stdout and "undecided" in done.stdout
+    assert "adaptation: 72 runs in" in done.stdout
     page = (tmp_path / "report.html").read_text()
     assert re.search(r"study configs/studies/adaptation.py --num-seeds 1", page)
     assert "<svg" in page and (tmp_path / "adaptation.svg").exists()

@@ -19,9 +19,9 @@ from experiments.config import (
 from experiments.data import Batch, load_dataset
 from experiments.errors import UserError
 from experiments.models import make_model
-from experiments.optimizers import make_optimizer
-from experiments.steps import Task, eval_step, init_state, train_step
-from experiments.training import train
+from experiments.train.loop import train
+from experiments.train.optimizers import make_optimizer
+from experiments.train.steps import Task, eval_step, init_state, train_step
 
 
 def short(**changes) -> ExperimentConfig:
@@ -156,7 +156,7 @@ def test_not_finite_ends_the_run():
 
 
 def test_with_and_without_norm_see_the_same_data(monkeypatch):
-    import experiments.training as training
+    import experiments.train.loop as training
 
     seen = []
     original = training.train_batches

@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""The study of test-time adaptation; those of claims are in `experiments/lab`."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training: steps, the loop, devices and processes, checkpoints."""

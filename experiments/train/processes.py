@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes as one: joining, and doing once what must not be done by each."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from experiments.config import ExperimentConfig
+from experiments.errors import UserError
+from experiments.train.parallel import make_devices
+
+Result = TypeVar("Result")
+LOST = 3
+"""The exit status where another process is gone."""
+
+
+def join(config: ExperimentConfig) -> None:
+    """Makes this one of several processes, where the config says so."""
+    if config.processes.detect:
+        _detect()
+        _refuse_pmap(config, jax.process_count())
+        return
+    processes, num_devices = config.processes, config.parallel.num_devices
+    num = processes.num_processes or 1
+    if num_devices is not None and num_devices % num:
+        raise UserError(
+            f"parallel.num_devices must be divided by the {num} processes, got "
+            f"{num_devices}."
+        )
+    _refuse_pmap(config, num)
+    make_devices(None if num_devices is None else num_devices // num)
+    if processes.num_processes is not None:
+        if processes.process_id == 0:
+            _require_free(processes.coordinator_address or "")
+        with _meeting():
+            jax.distributed.initialize(
+                processes.coordinator_address,
+                processes.num_processes,
+                processes.process_id,
+            )
+
+
+def _detect() -> None:
+    """Joins what the cluster started; each process keeps the devices that it has."""
+    try:
+        with _meeting():
+            jax.distributed.initialize()
+    except ValueError as error:
+        raise UserError(
+            "processes.detect is on, but this process was not started by Slurm, Open "
+            "MPI, Cloud TPU or GKE; start it by one of these, or give "
+            f"processes.coordinator_address. JAX says: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _meeting() -> Iterator[None]:
+    """Says what it waits for, and lets Ctrl-C end that at once.
+
+    JAX waits in C++, where no handler of Python's runs, and aborts there in the end.
+    """
+    text = "Waiting for the other processes; JAX gives up after five minutes."
+    timer = threading.Timer(2, print, (text,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
+
+
+def _require_free(address: str) -> None:
+    """JAX itself may end in a segmentation fault where the port is taken."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    port = int(address.rpartition(":")[2])
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise UserError(
+            f"processes.coordinator_address must have a free port, got {address} "
+            f"({error.strerror})."
+        ) from error
+
+
+def _refuse_pmap(config: ExperimentConfig, num_processes: int) -> None:
+    if num_processes > 1 and config.parallel.mode == "pmap":
+        raise UserError(
+            f"parallel.mode must be jit or shard_map for {num_processes} processes, "
+            "got pmap."
+        )
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return jax.process_index() == 0
+
+
+def first_does(action: Callable[[], Result]) -> Result | None:
+    """Lets the first process do it, while the others wait; None in those.
+
+    Raises:
+        UserError: it failed, in the first with the reason, in all others quietly.
+    """
+    if jax.process_count() == 1:
+        return action()
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    result, error = None, None
+    if is_first():
+        try:
+            result = action()
+        except (UserError, OSError) as raised:
+            error = raised
+    if broadcast_one_to_all(np.int32(error is not None)):
+        raise error or UserError("process 0 said why.")
+    return result
+
+
+def end_lost(error: Exception) -> None:
+    """Ends this process where another is gone, which no exception would do.
+
+    The orderly end waits for the others.
+    """
+    line = (str(error).strip().splitlines() or ["no message"])[0]
+    print(
+        f"error: process {jax.process_index()} lost another one ({line}); the same "
+        "command goes on from the last checkpoint.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(LOST)
