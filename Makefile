@@ -6,12 +6,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 DRAWS ?= 1000
+FAST := tests/checks tests/core tests/functions tests/house \
+  -m "not (hardware or processes)" --hypothesis-profile fast
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test compare fuzz lint format clean
+.PHONY: help demo lab test test-fast compare fuzz check-hardware compile-for-hardware lint format clean
 
-help: ## what there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+help: ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.experiments ## train on real digits, with and without batch norm; two minutes
 	@$(BIN)/python -m experiments demo
@@ -22,11 +24,23 @@ lab: $(VENV)/.experiments ## put every claim about batch norm to the test; about
 test: $(VENV)/.dev ## the whole suite
 	$(BIN)/python -m pytest -n $(JOBS)
 
+test-fast: $(VENV)/.dev ## the behaviour of the core; two minutes
+	$(BIN)/python -m pytest -n $(JOBS) $(FAST)
+
 compare: $(VENV)/.compare ## jaxbn, flax, haiku, equinox, keras and torch on the same cases
 	@$(BIN)/python -m tests.comparison
 	@$(BIN)/python -m tests.comparison.torchvision_networks
 
-fuzz: $(VENV)/.dev ## batches cut in any way against the oracle; DRAWS=1000 of each kind
+check-hardware: ## compile for TPU and GPU, without either
+	@$(MAKE) --no-print-directory VENV=$(VENV)-hardware compile-for-hardware
+
+# In an environment of its own: where libtpu is installed, JAX looks for a TPU.
+compile-for-hardware: $(VENV)/.hardware
+	TPU_SKIP_MDS_QUERY=1 JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
+	  XLA_FLAGS=--xla_gpu_autotune_level=0 \
+	  $(BIN)/python -m pytest -m hardware tests/hardware
+
+fuzz: $(VENV)/.dev ## draw batches cut in any way; DRAWS=1000 of each kind
 	DRAWS=$(DRAWS) $(BIN)/python -m pytest -n $(JOBS) tests/core/test_properties.py --hypothesis-profile fuzz
 
 lint: $(VENV)/.dev ## style and types
@@ -35,7 +49,7 @@ lint: $(VENV)/.dev ## style and types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pyright --pythonpath $(BIN)/python -p .ci/pyright_strict.json
 
-format: $(VENV)/.dev ## mend the style
+format: $(VENV)/.dev ## fix the style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

@@ -5,10 +5,17 @@ jaxbn must not be imported here at the top: jaxtyping's hook has to see it first
 """
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Lean BLAS and XLA threads: the workers of pytest-xdist share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Compiled programs are shared by the workers and the processes that tests start, and
+# kept for the next run: XLA takes most of the time. The key is the program and jaxlib.
+COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "xla"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
 import jax
@@ -26,6 +33,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # draws the same cases.
 COMMON = {"deadline": None, "print_blob": True, "phases": [hypothesis.Phase.generate]}
 hypothesis.settings.register_profile("ci", derandomize=True, max_examples=40, **COMMON)
+hypothesis.settings.register_profile("fast", derandomize=True, max_examples=8, **COMMON)
 hypothesis.settings.register_profile(
     "fuzz", max_examples=int(os.environ.get("DRAWS", "1000")), **COMMON
 )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Linen and NNX share: the cases, which statistics are used, how they move."""
 
+import collections
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from jaxbn._functions import lifting
 from tests import cases, oracle, shards
 from tests.core.test_collective_counts import count_collectives
 from tests.layers import LAYERS, start, train
@@ -165,3 +168,20 @@ def test_frozen_costs_no_collective_and_leaves_the_parameters(layer):
         start(3)["params"], jnp.ones((8, 3)), start(3)["batch_stats"]
     )
     assert not any(np.any(s) for s in jax.tree.leaves(slope))
+
+
+@pytest.mark.parametrize("use_running_average", [True, False])
+def test_a_call_is_checked_once(layer, x, use_running_average, monkeypatch):
+    """`x`, its axes and its mask: on the way from a module to the core."""
+    counts = collections.Counter()
+    for name in ("check_axis", "check_mask", "check_inexact", "check_epsilon"):
+        check = getattr(lifting, name)
+
+        def counted(*arguments, name=name, check=check, **options):
+            counts[name] += 1
+            return check(*arguments, **options)
+
+        monkeypatch.setattr(lifting, name, counted)
+    call = {"use_running_average": use_running_average, "update_stats": True}
+    layer(3)(start(3), x, mask=jnp.ones(16, bool), **call)
+    assert counts == dict.fromkeys(counts, 1) and len(counts) == 4

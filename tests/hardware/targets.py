@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs compiled ahead of time for a TPU and a GPU that are not there.
+
+The compilers come with libtpu and the CUDA plugin. What they report are predictions
+from the compiled program, not measurements.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from tests import hlo
+
+H200 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 minor: 0 }
+  threads_per_block_limit: 1024  threads_per_warp: 32  threads_per_core_limit: 2048
+  shared_memory_per_block: 49152  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+  registers_per_core_limit: 65536  registers_per_block_limit: 65536
+  memory_bandwidth: 4800000000000  l2_cache_size: 62914560
+  device_memory_size: 150000000000
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+device_description_str: "NVIDIA H200"
+"""
+SIZES = {"bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1}
+
+
+def compiled(topology: Any, platform: str, function: Callable, shapes: tuple) -> str:
+    """The HLO of the function for the first device of a topology."""
+    sharding = SingleDeviceSharding(topology.devices[0])
+    shapes = tuple(
+        jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding) for s in shapes
+    )
+    jax.clear_caches()  # a spelling may have been replaced
+    traced = jax.jit(function).trace(*shapes)
+    lowered = traced.lower(lowering_platforms=(platform,))
+    return lowered.compile().as_text()
+
+
+def tpu_cycles(function: Callable, *shapes: jax.ShapeDtypeStruct) -> int:
+    """The cycles that the compiler estimates on a TPU v5e."""
+    v5e = topologies.get_topology_desc("v5e:2x2", platform="tpu")
+    text = compiled(v5e, "tpu", function, shapes)
+    found = re.findall(r'"estimated_cycles":"(\d+)"', text)
+    assert found
+    return sum(map(int, found))
+
+
+def gpu_bytes(function: Callable, *shapes: jax.ShapeDtypeStruct) -> int:
+    """The bytes of the operands and results of all kernels on an H200."""
+    h200 = topologies.get_topology_desc(
+        platform="cuda", topology_name="gpu", target_config=H200, topology="1x1x1"
+    )
+    entry = hlo.computations(compiled(h200, "cuda", function, shapes))["ENTRY"]
+    types = {i.name: i.type for i in entry}
+    return sum(
+        num_bytes(i.type) + sum(num_bytes(types[name]) for name in i.operands)
+        for i in entry
+        if i.op not in hlo.FREE
+    )
+
+
+def num_bytes(type_: str) -> int:
+    """The bytes of all arrays in an HLO type."""
+    total = 0
+    for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", type_):
+        total += SIZES[dtype] * math.prod(int(n) for n in shape.split(",") if n)
+    return total
