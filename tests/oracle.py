@@ -2,7 +2,7 @@
 """Batch norm in NumPy float64, forward and backward, written from the formulas.
 
 Plain two-pass sums over exactly the values that count, in a matrix of values by
-features. Beside each sum stands the sum of the absolute values of its terms, from which
+features. Next to each sum is the sum of the absolute values of its terms, from which
 the tests take their tolerances.
 """
 
@@ -103,7 +103,7 @@ class BatchNorm:
         self.var = (self.part * self.centered**2).sum(0)
         with np.errstate(divide="ignore"):
             self.rho = np.where(self.var + epsilon > 0, (self.var + epsilon) ** -0.5, 0)
-        # What the mean is off, beside a part of the deviation.
+        # The error of the mean that is not a part of the deviation.
         self.mean_loss = 0.0
         self.z = self.scale * self.rho * self.centered + self.bias + self.residual
 

@@ -22,7 +22,7 @@ TOLERANCE = 1e-4  # float32 through 101 layers
 
 
 def import_torchvision():
-    """Also beside a PyTorch for the CPU, with which its operators do not load.
+    """Imports it even with a PyTorch for the CPU, where its operators do not load.
 
     The networks use none of them; their names have to be known.
     """

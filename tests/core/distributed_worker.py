@@ -121,7 +121,7 @@ def train_together(dtype):
 
 
 def join(process, num_processes, port):
-    """Makes this one of so many processes that share four devices."""
+    """Makes this one of `num_processes` processes that share four devices."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", SHARDS // int(num_processes))
     jax.distributed.initialize(

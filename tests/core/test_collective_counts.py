@@ -70,7 +70,7 @@ def test_parameter_gradients_cost_nothing_more_where_they_can():
 
 
 # Forward, and with the gradients of input and parameters: ours, Flax's.
-BESIDE_FLAX = {
+COMPARED_WITH_FLAX = {
     "shard_map": ((1, 2), (1, 4)),
     "shard_map_unchecked": ((1, 2), (1, 2)),
     "pmap": ((1, 2), (1, 2)),
@@ -79,12 +79,12 @@ BESIDE_FLAX = {
 }
 
 
-@pytest.mark.parametrize("mode", BESIDE_FLAX)
-def test_beside_flax(mode):
+@pytest.mark.parametrize("mode", COMPARED_WITH_FLAX)
+def test_compared_with_flax(mode):
     """Parameters' gradients are taken where they cost a collective that counts."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         counts = tuple(of_module(m, mode) for m in (BatchNorm, nn.BatchNorm))
-    assert counts == BESIDE_FLAX[mode]
+    assert counts == COMPARED_WITH_FLAX[mode]
 
 
 def of_module(module, mode):

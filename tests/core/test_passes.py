@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Passes over memory in the compiled CPU program, beside Flax's.
+"""Passes over memory in the compiled CPU program, compared with Flax's.
 
 Each pass is one read or write of a full-size tensor. XLA decides them: a jaxlib that
 fuses less fails here before anyone's training is slower.

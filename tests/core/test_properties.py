@@ -51,7 +51,7 @@ class Cut(NamedTuple):
 
 @st.composite
 def cuts(draw, local, sharded):
-    """A cut of shards of so many examples."""
+    """A cut of shards of `local` examples."""
     num = draw(st.sampled_from([1, 2, 3, 4, 8])) if sharded else 1
     order = draw(st.permutations(range(num)))
     kind = draw(st.sampled_from(["whole", "groups", "virtual"]))

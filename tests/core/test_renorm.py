@@ -84,7 +84,7 @@ def test_forward_and_backward(case, limits, rng):
     np.testing.assert_allclose(moments.mean, ref.forward().mean, rtol=1e-5, atol=1e-6)
     gradients, sizes = ref.backward(data.dy)
     tolerance.check(dx, gradients.x, sizes.x, what="dx")
-    if case.affine:  # the movement of gamma moves both
+    if case.affine:  # the tangent of gamma enters both
         expected = gradients.scale * r + gradients.bias * d
         size = sizes.scale * r + sizes.bias * np.abs(d)
         tolerance.check(dscale, expected, size, what="dscale")

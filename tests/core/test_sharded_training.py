@@ -63,7 +63,7 @@ def test_synchronised_statistics_are_those_of_the_whole_batch(x, check_vma):
 
 
 def test_flax_averages_the_means_of_shards_without_their_counts(x):
-    """B1 and B6: the reason for all this; where it fails, Flax was mended."""
+    """B1 and B6: the reason for all this; where it fails, Flax was fixed."""
     module = nn.BatchNorm(axis_name="i", momentum=0.0)
     variables = module.init(jax.random.key(0), x, use_running_average=False)
     with jax.numpy_dtype_promotion("standard"):

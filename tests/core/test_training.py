@@ -33,7 +33,7 @@ def kept(dtype, **options):
 def test_keeps_x_in_its_dtype_and_vectors(dtype, activation):
     large, vectors = kept(dtype, activation=activation)
     assert large == [(SHAPE, dtype)]
-    # mean, its error, 1 / deviation; beside them scale and bias, which the caller has.
+    # mean, its error, 1 / deviation; and scale and bias, which the caller has.
     assert vectors <= 5
 
 

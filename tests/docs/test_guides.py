@@ -19,14 +19,14 @@ def text_of(guide):
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-def test_blocks_print_what_is_said(guide):
+def test_blocks_print_what_follows(guide):
     names = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        for code, said in BLOCK.findall(text_of(guide)):
+        for code, expected in BLOCK.findall(text_of(guide)):
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile(code, guide, "exec"), names)
-            assert printed.getvalue() == said
+            assert printed.getvalue() == expected
 
 
 @pytest.mark.parametrize("guide", GUIDES)

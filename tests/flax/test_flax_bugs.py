@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Flax gets wrong on one device, right here: each test shows both.
 
-Where a test of Flax's side fails, Flax was mended: delete that side.
+Where a test of Flax's side fails, Flax was fixed: delete that side.
 """
 
 import flax.linen as nn

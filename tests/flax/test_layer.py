@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Linen and NNX share: the cases, which statistics are used, how they move."""
+"""What Linen and NNX share: the cases, which statistics are used and updated."""
 
 import collections
 
@@ -113,7 +113,7 @@ def test_debias_is_right_from_the_first_step(layer, rng, steps):
 
 
 def test_debias_keeps_a_small_variance(layer, rng):
-    """Dividing by 1 - momentum**k afterwards would lose it beside the initial 1."""
+    """Dividing by 1 - momentum**k afterwards would lose it in the initial 1."""
     x = jnp.asarray(rng.normal(0, 1e-4, (2, 512, 3)), jnp.float32)
     variables = train(layer(3, debias=True), start(3, count=True), x)
     var = np.average([oracle.BatchNorm(b).forward().var for b in x], 0, [0.99, 1])

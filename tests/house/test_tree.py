@@ -152,7 +152,7 @@ def test_tests_mirror_the_library():
         assert test.exists(), path
 
 
-def test_the_way_of_a_call_names_what_there_is():
+def test_the_way_of_a_call_names_what_exists():
     """The names in the core's README are those of its files and functions."""
     folder = Path(jaxbn._core.__path__[0])
     text = (folder / "README.md").read_text()
