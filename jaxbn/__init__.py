@@ -7,6 +7,7 @@ The pure functions are here and need only JAX; the Flax modules are in `jaxbn.li
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from jaxbn._core.types import Moments as Moments
 from jaxbn._core.types import RunningStats as RunningStats
@@ -17,6 +18,12 @@ from jaxbn._functions.moments import merge_moments as merge_moments
 from jaxbn._functions.normalize import normalize as normalize
 from jaxbn._functions.running_stats import init_running_stats as init_running_stats
 from jaxbn._functions.running_stats import update_running_stats as update_running_stats
+
+if TYPE_CHECKING:
+    from jaxbn import conversion as conversion
+    from jaxbn import linen as linen
+    from jaxbn import nnx as nnx
+    from jaxbn import population as population
 
 __version__ = "0.1.0"
 
@@ -33,4 +40,4 @@ def __getattr__(name: str) -> ModuleType:
 def __dir__() -> list[str]:
     """The public names, those of the modules that are not imported yet too."""
     public = [name for name in globals() if not name.startswith("_")]
-    return sorted({*public, *_WITH_FLAX} - {"importlib", "ModuleType"})
+    return sorted({*public, *_WITH_FLAX} - {"importlib", "ModuleType", "TYPE_CHECKING"})

@@ -12,8 +12,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Compiled programs are shared by the workers and the processes that tests start, and
 # kept for the next run: XLA takes most of the time. The key is the program and jaxlib.
-COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "xla"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(__file__).parents[1] / ".pytest_cache" / "xla"
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

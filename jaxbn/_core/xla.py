@@ -18,8 +18,8 @@ def settled(vector: Float[Array, "*c"]) -> Float[Array, "*c"]:
     """Returns the same values, which XLA:CPU neither merges nor computes again.
 
     Without it XLA:CPU would store the `x - pivot` of the sums for the output, and
-    compute vectors again for each element of `x`. Saves a write and a read of `x` in the
-    forward pass. Since jaxlib 0.10.2.
+    compute vectors again for each element of `x`. Saves a write and a read of `x` in
+    the forward pass. Since jaxlib 0.10.2.
     """
     return lax.optimization_barrier(vector)
 

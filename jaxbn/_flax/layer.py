@@ -83,8 +83,8 @@ def renorm_of(
 ) -> RenormSettings:
     """The limits of the corrections: the call's, or else the layer's."""
     return RenormSettings(
-        layer.max_scale if max_scale is None else max_scale,
-        layer.max_shift if max_shift is None else max_shift,
+        max_scale=layer.max_scale if max_scale is None else max_scale,
+        max_shift=layer.max_shift if max_shift is None else max_shift,
     )
 
 
@@ -121,7 +121,9 @@ def lift_call(
     settings = settings_of(layer)
     if use_running_average and not update_stats:
         settings = settings.without_statistics
-    update = UpdateSettings(layer.momentum, layer.unbiased, layer.debias)
+    update = UpdateSettings(
+        momentum=layer.momentum, unbiased=layer.unbiased, debias=layer.debias
+    )
     lifted = lift(x, settings, mask=mask, residual=residual)
     return LiftedCall(lifted, update, renorm, use_running_average, update_stats)
 

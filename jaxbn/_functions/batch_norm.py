@@ -199,7 +199,8 @@ def batch_renorm(
         dtype=dtype,
     )
     lifted = lift(x, settings, mask=mask, residual=residual)
-    target = lift_target(lifted, stats, RenormSettings(max_scale, max_shift))
+    limits = RenormSettings(max_scale=max_scale, max_shift=max_shift)
+    target = lift_target(lifted, stats, limits)
     return train(lifted, lift_params(lifted, scale, bias), target)
 
 
@@ -208,7 +209,7 @@ def train(
 ) -> tuple[Inexact[Array, "*n"], Moments]:
     """Normalizes a lifted batch by its own moments, corrected where there is a target.
 
-    The last check of a call in training stands here: inference may have one value.
+    Training alone needs more than one value per feature: this is its check.
     """
     layout = lifted.layout
     part_size = layout.virtual_batch_size
