@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layer benchmark: what it times is right, and its command as a real process."""
+"""The benchmarks: what they time is right, and the command as a real process."""
 
 import json
 

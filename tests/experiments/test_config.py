@@ -121,11 +121,11 @@ ERRORS = [
     (lambda: DataConfig(num_train=0), "`data.num_train` must be >= 1, got 0."),
     (
         lambda: BenchConfig(name="a", num_runs=0),
-        "`num_runs` must be 1 to 10, or a multiple of 10, got 0.",
+        "`num_runs` must be in [1, 10] or a multiple of 10, got 0.",
     ),
     (
         lambda: BenchConfig(name="a", num_runs=25),
-        "`num_runs` must be 1 to 10, or a multiple of 10, got 25.",
+        "`num_runs` must be in [1, 10] or a multiple of 10, got 25.",
     ),
     (
         lambda: ModelConfig(name="resnet18", activation="tanh"),
@@ -160,7 +160,7 @@ ERRORS = [
     (lambda: BenchConfig(name="a", rounds=0), "`rounds` must be >= 1, got 0."),
     (
         lambda: BenchConfig(name="a", shape=(3, 2, 2, 2)),
-        "`shape` must be positive, of an even number of examples, got (3, 2, 2, 2).",
+        "`shape` must be positive, with an even number of examples, got (3, 2, 2, 2).",
     ),
     (lambda: TrainConfig(num_steps=0), "`train.num_steps` must be >= 1, got 0."),
     (lambda: TrainConfig(eval_every=0), "`train.eval_every` must be >= 1, got 0."),

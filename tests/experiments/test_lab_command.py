@@ -49,7 +49,7 @@ def place(tmp_path):
 
 
 def test_lab_command(place):
-    """All studies, one page, one file of verdicts; the second time nothing is run."""
+    """All studies, one page, one file of verdicts; a second time nothing runs."""
     code, out, error = run(place, "lab")
     assert (code, error) == (0, "")
     assert "one: 8 runs in" in out and "two: 40 runs in" in out
@@ -93,7 +93,7 @@ def get_config():
 """
 
 
-def test_interrupted_it_keeps_what_is_done(place):
+def test_interrupted_it_keeps_finished_runs(place):
     (place / "configs/studies/long.py").write_text(LONG)
     process = start(place, "study", "configs/studies/long.py")
     path = place / "runs/lab/long/runs.jsonl"
