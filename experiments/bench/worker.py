@@ -4,7 +4,6 @@
 `experiments.cli.bench` starts it, with the same memory allocator for all libraries.
 """
 
-import importlib.metadata
 import json
 import sys
 from collections.abc import Iterator
@@ -14,19 +13,7 @@ import jax
 from experiments.bench import layer, network, runs
 from experiments.bench.timing import Benchmark, time_in_turn
 from experiments.config import BenchConfig
-
-PACKAGES = ("jax", "jaxlib", "jaxbn", "flax", "torch")
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of the packages that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+from experiments.run.provenance import provenance
 
 
 def benchmarks(config: BenchConfig) -> Iterator[Benchmark]:
@@ -45,12 +32,8 @@ def main() -> None:
     fields = json.loads(sys.stdin.readline())
     config = BenchConfig(**{**fields, "shape": tuple(fields["shape"])})
     jax.config.update("jax_num_cpu_devices", max(case.shards for case in layer.CASES))
-    about = {
-        "versions": versions(),
-        "device": jax.devices()[0].device_kind,
-        "num_cases": len(layer.CASES) if config.network == "layer" else 1,
-    }
-    print(json.dumps(about), flush=True)
+    num_cases = len(layer.CASES) if config.network == "layer" else 1
+    print(json.dumps({**provenance(), "num_cases": num_cases}), flush=True)
     for benchmark in benchmarks(config):
         seconds = time_in_turn(benchmark, config.rounds)
         answer = {"case": benchmark.title, "seconds": seconds, **benchmark.more}

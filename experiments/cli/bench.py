@@ -2,23 +2,26 @@
 """`bench`: times the same work in each library, prints medians and ratios."""
 
 import dataclasses
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
-from rich.progress import track
 
 from experiments.bench.timing import LIBRARIES
+from experiments.cli.command import ConfigCommand
 from experiments.config import LAB_DENSE, BenchConfig
+from experiments.config.loading import load
 from experiments.errors import UserError
+from experiments.run.folder import write_atomically
+from experiments.run.progress import ProgressBar
+from experiments.run.provenance import in_words
 from experiments.run.report import Table, print_table
 
 # Otherwise glibc returns large buffers to the system and faults them in again at each
@@ -32,38 +35,49 @@ ALLOCATOR = {
 RESULTS = "bench.json"
 
 
-def bench(console: Console, config: BenchConfig, workdir: Path) -> None:
-    """Times every case, prints the table, and writes `bench.json` to the folder."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    answers = _run_worker(config)
-    results = {
-        "config": dataclasses.asdict(config),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()}-core {platform.machine()}",
-        "python": platform.python_version(),
-        "allocator": allocator(config),
-        **next(answers),
-        "cases": {},
-    }
-    num_cases = results["num_cases"]
-    rows = track(answers, "Timing", num_cases, console=console, transient=True)
-    try:
-        for answer in rows:
-            results["cases"][answer["case"]] = answer["seconds"]
-            for name in ("memory", "accuracy"):
-                results[name] = answer.get(name, {})
-            text = json.dumps(results, indent=1) + "\n"
-            (workdir / RESULTS).write_text(text, "utf-8")
-            if not console.is_terminal:
-                console.print(_line(answer), soft_wrap=True)
-    except KeyboardInterrupt:
-        done = len(results["cases"])
-        console.print(f"Interrupted after {done} of {num_cases} cases.")
-        raise
-    finally:
-        if results["cases"]:
-            print_table(console, _table(results))
-            console.print(f"Results: {workdir / RESULTS}", soft_wrap=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench(ConfigCommand):
+    """Times a layer, a network or whole runs with jaxbn and its peers, in turn."""
+
+    usage = "CONFIG [--workdir DIR] [--FIELD VALUE ...]"
+    config: Annotated[BenchConfig, tyro.conf.arg(name="")]
+    workdir: Path | None = None
+    """The folder of the results, which replace earlier ones; runs/NAME unless given."""
+
+    @classmethod
+    def of(cls, path: Path) -> "Bench":
+        """Loads the config."""
+        return cls(config=load(path, BenchConfig))
+
+    def run(self, console: Console, command: str) -> None:
+        """Times every case, shows the table, and writes `bench.json`."""
+        path = (self.workdir or Path("runs") / self.config.name) / RESULTS
+        path.parent.mkdir(parents=True, exist_ok=True)
+        answers = _run_worker(self.config)
+        results = {
+            "config": dataclasses.asdict(self.config),
+            "allocator": allocator(self.config),
+            **next(answers),
+            "cases": {},
+        }
+        num_cases = results["num_cases"]
+        try:
+            with ProgressBar(console, num_cases, "Timing") as bar:
+                for answer in answers:
+                    results["cases"][answer["case"]] = answer["seconds"]
+                    for name in ("memory", "accuracy"):
+                        results[name] = answer.get(name, {})
+                    write_atomically(path, json.dumps(results, indent=1) + "\n")
+                    bar.update(advance=1)
+                    bar.line(_line(answer))
+        except KeyboardInterrupt:
+            done = len(results["cases"])
+            console.print(f"Interrupted after {done} of {num_cases} cases.")
+            raise
+        finally:
+            if results["cases"]:
+                print_table(console, _table(results))
+                console.print(f"Results: {path}", soft_wrap=True)
 
 
 def _run_worker(config: BenchConfig) -> Iterator[dict[str, Any]]:
@@ -148,7 +162,11 @@ def _table(results: dict[str, Any]) -> Table:
             [name, f"{ms:.1f}", f"{images / ms:.1f}", f"{r:.3f}", f"{memory[name]:.0f}"]
             for name, ms, r in _by_library(results)
         ]
-    return Table(header, rows, f"{title}. {_provenance(results)}")
+    note = (
+        f"{in_words(results)}; {config['rounds']} rounds in turn; a ratio above 1: "
+        "jaxbn is faster."
+    )
+    return Table(header, rows, note, title)
 
 
 def _layer_cells(case: str, seconds: dict[str, list[float]]) -> list[str]:
@@ -167,12 +185,3 @@ def _by_library(results: dict[str, Any]) -> Iterator[tuple[str, float, float]]:
     over = ratios(seconds)
     for name, ms in medians(seconds).items():
         yield name, ms, over[name]
-
-
-def _provenance(results: dict[str, Any]) -> str:
-    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
-    return (
-        f"({results['date']}, {results['machine']}, {results['device']}, Python "
-        f"{results['python']}, {versions}; {results['config']['rounds']} rounds in "
-        "turn; a ratio above 1: jaxbn is faster.)"
-    )

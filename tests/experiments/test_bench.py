@@ -83,6 +83,6 @@ def test_runs_command(tmp_path):
 
 def test_a_config_of_the_other_kind_is_refused():
     assert one_line_error(run("bench", "configs/digits_dense.py")) == (
-        "error: config `configs/digits_dense.py`: `get_config()` must return an "
+        "error: config `configs/digits_dense.py`: `get_config()` must return a "
         "`BenchConfig`, got ExperimentConfig; `train` takes it."
     )

@@ -104,7 +104,7 @@ def test_interrupted_it_keeps_finished_runs(place):
     twice = run(place, "study", "configs/studies/long.py")
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in out
+    assert process.returncode == 130 and "the same command resumes" in out
     assert "Traceback" not in error
     assert twice[0] == 2 and "is in use by another process" in twice[2]
     text = path.read_text()
