@@ -4,7 +4,7 @@
 import dataclasses
 from typing import Literal
 
-from experiments.config.ranges import check_name_and_seed, require
+from experiments.config.ranges import check_name_and_seed, require, require_at_least
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class BenchConfig:
     def __post_init__(self):
         """Checks the ranges."""
         check_name_and_seed(self.name, self.seed)
-        require(self.rounds >= 1, "rounds", ">= 1", self.rounds)
+        require_at_least(self, "", rounds=1)
         num = self.num_runs
         fits = 1 <= num <= 10 or (num > 0 and num % 10 == 0)
         require(fits, "num_runs", "in [1, 10] or a multiple of 10", num)

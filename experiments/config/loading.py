@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config files: found, run and checked, with an answer to everything that can fail."""
+"""Loads config files, with a one-line error for everything that can go wrong."""
 
 import ast
 import runpy
@@ -28,10 +28,10 @@ def _first_line(path: Path) -> str:
 
 
 def load(path: Path, kind: type[Config]) -> Config:
-    """Runs a config file and returns what its `get_config()` returns, of this kind.
+    """Runs a config file and returns what its `get_config()` returns.
 
     Raises:
-        UserError: whatever is wrong with the file, in one line.
+        UserError: something is wrong with the file, or the config is of another kind.
     """
     name = kind.__name__
     article = "an" if name[0] in "AEIOU" else "a"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes train as one, over loopback; when one dies the others are stopped."""
+"""Several processes train as one, over loopback; when one dies, all stop."""
 
 import os
 import signal
