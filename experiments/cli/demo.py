@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from experiments.cli.command import Command, on_interrupt
-from experiments.config import ExperimentConfig
+from experiments.config import ExperimentConfig, changed
 from experiments.config.loading import load
 from experiments.run.folder import REPORT, open_run_folder
 from experiments.run.metrics import Record, record, series, steps_to_reach
@@ -112,7 +112,11 @@ def _train_all(console: Console, workdir: Path) -> list[Outcome]:
             for kind, label in NORMS.items():
                 outcomes.append(Outcome(network, label, []))
                 for seed in SEEDS:
-                    config = _variant(base, kind, seed)
+                    config = dataclasses.replace(
+                        changed(base, {"norm.kind": kind}),
+                        name=f"{base.name}_{kind}_seed{seed}",
+                        seed=seed,
+                    )
                     folder = workdir / config.name
                     open_run_folder(folder, config, overwrite=True)
                     title = f"{network} {label}, seed {seed}"
@@ -123,16 +127,6 @@ def _train_all(console: Console, workdir: Path) -> list[Outcome]:
                     outcomes[-1].runs.append(record(folder, train(config), show))
                     done += config.train.num_steps
     return outcomes
-
-
-def _variant(base: ExperimentConfig, kind: str, seed: int) -> ExperimentConfig:
-    """The config with another norm and seed, named after them."""
-    return dataclasses.replace(
-        base,
-        name=f"{base.name}_{kind}_seed{seed}",
-        seed=seed,
-        norm=dataclasses.replace(base.norm, kind=kind),
-    )
 
 
 def make_table(outcomes: list[Outcome]) -> Table:

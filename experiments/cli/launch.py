@@ -22,7 +22,7 @@ PATIENCE = 60.0  # seconds from the first failure until the others are killed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Launch(Command):
-    """Trains by N processes on this machine, which train as one.
+    """Starts N processes on this machine that train as one.
 
     On a cluster, start `train CONFIG --processes.detect` by srun or mpirun, or on each
     host of a TPU.
@@ -47,7 +47,7 @@ class Launch(Command):
     def run(self, console: Console, command: str) -> int:
         """Starts the processes and waits for all.
 
-        Ctrl-C and SIGTERM ask them all to save and stop. Where one dies the others are
+        Ctrl-C and SIGTERM ask all of them to save and stop. If one dies, the others are
         stopped.
 
         Returns:
@@ -86,7 +86,7 @@ def _start(
 
 
 def _wait(processes: list[subprocess.Popen]) -> int:
-    """Waits for all; stops the others where one fails."""
+    """Waits for all, and stops the others if one fails; returns the exit status."""
     deadline, status = None, 0
     while None in [process.poll() for process in processes]:
         time.sleep(POLL)
