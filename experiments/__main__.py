@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from experiments.cli.bench import Bench
-from experiments.cli.command import PROGRAM, Command
+from experiments.cli.command import PROGRAM, Command, ConfigCommand
 from experiments.cli.demo import Demo
 from experiments.cli.lab import Lab
 from experiments.cli.launch import Launch
@@ -29,8 +29,6 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
 }
 HELP = ("-h", "--help")
-TAKE_MORE = ("train", "launch", "study", "bench")
-"""The commands whose own help needs more than their name, such as a config."""
 EXAMPLES = (
     "train configs/digits_dense.py",
     "train configs/digits_conv.py --norm.kind none --seed 1",
@@ -57,7 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     console = Console()
     name, *rest = arguments or ["--help"]
     try:
-        if name in HELP or (rest[:1] and rest[0] in HELP and name in TAKE_MORE):
+        needs_more = issubclass(COMMANDS.get(name, Command), ConfigCommand | Launch)
+        if name in HELP or (needs_more and rest[:1] and rest[0] in HELP):
             console.print(help_text(), markup=False, highlight=False, soft_wrap=True)
             return 0
         if name not in COMMANDS:

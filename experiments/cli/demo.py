@@ -81,8 +81,9 @@ class Demo(Command):
             own = [outcome for outcome in outcomes if outcome.network == network]
             runs = [Run(outcome.norm, run) for outcome in own for run in outcome.runs]
             svg = curves(f"{network} network", runs)
-            pictures.append(Picture(svg, f"The {network} network: {CAPTION}"))
-            write_figures(workdir, network, pictures[-1:])
+            picture = Picture(svg, f"The {network} network: {CAPTION}")
+            write_figures(workdir, network, [picture])
+            pictures.append(picture)
         write_report(
             workdir / REPORT,
             title="Handwritten digits, with and without batch norm",
