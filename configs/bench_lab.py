@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training runs a minute: the laboratory, and a loop of PyTorch on the same cores.
+"""Training runs per minute: the laboratory, and a loop of PyTorch on the same cores.
 
     python -m experiments bench configs/bench_lab.py
 
 The dense network of the studies, 400 steps with batches of 32 and 20 evaluations, the
-same batches in both. The laboratory's time has its compilation; PyTorch has a process
-for each core, warm beforehand. PyTorch has its turn where it is installed (`make
-compare` installs it).
+same batches in both. The laboratory's time includes its compilation; PyTorch has a
+process for each core, already warm. PyTorch is timed if it is installed (`make compare`
+installs it).
 
 Cost: three and a half minutes on 2 CPU cores.
 Expected: 6.1 times as many runs a minute as PyTorch, on 2 CPU cores.

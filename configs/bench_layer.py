@@ -5,11 +5,11 @@
 
 Times a training step of the layer, running statistics included, the libraries in turn
 in one process: forward and forward + backward, with and without ReLU, masked, and
-synchronised over two devices. The memory allocator is set the same for all.
+synchronised over two devices. All libraries use the same memory allocator.
 
 Cost: a minute on 2 CPU cores.
 Expected: flax / jaxbn about 1.1 to 1.3 forward + backward, 2 and more masked, and 0.8
-for the forward pass alone, where a variance that is right at any mean has its price.
+for the forward pass alone, which pays for a variance that is right at any mean.
 """
 
 from experiments.config import BenchConfig

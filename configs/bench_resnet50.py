@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training step of ResNet-50, with jaxbn's norm and with Flax's: images a second.
+"""A training step of ResNet-50, with jaxbn's norm and Flax's: images per second.
 
     python -m experiments bench configs/bench_resnet50.py
 
-The same network, optimizer and step; only the norm is another. The two take turns in
-one process; the memory allocator is set the same for both. Memory is what the compiled
-program holds: arguments, results and temporaries.
+The same network, optimizer and step; only the norm differs. The two take turns in one
+process, with the same memory allocator. Memory is what the compiled program holds:
+arguments, results and temporaries.
 
 Cost: a minute and a half on 2 CPU cores, of which a minute compiles.
 Expected: flax / jaxbn about 1.07, and memory of 1.09 GB against 1.43 GB on 2 CPU cores.

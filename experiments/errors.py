@@ -3,4 +3,4 @@
 
 
 class UserError(Exception):
-    """What the user can mend: shown without a traceback, exit status 2."""
+    """An error the user can fix: shown without a traceback, exit status 2."""

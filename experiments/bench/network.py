@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the network benchmark times: the same step, with each library's norm."""
+"""A training step of a residual network, with the norm of each library."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 from flax import linen as nn
 
+from experiments.bench.timing import Benchmark
 from experiments.config import BenchConfig
 from experiments.data import Batch
 from experiments.models import NETWORKS
@@ -17,30 +18,38 @@ from experiments.models.norms import of_the_batch
 from experiments.train.steps import Task, init_state, train_step
 from jaxbn.linen import BatchNorm
 
-TITLE = "training step"
 NUM_CLASSES = 1000
-NORMS = {"jaxbn": BatchNorm, "flax": nn.BatchNorm}
+SIZES = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
 
 
-class NetworkStep(NamedTuple):
-    """A compiled step, and what it holds in memory at its peak, in bytes."""
-
-    run: Callable[[], Any]
-    memory: int
-
-
-def make_network_step(library: str, config: BenchConfig) -> NetworkStep | None:
-    """Returns a step of SGD with momentum; None for a library without networks here.
+def benchmark(config: BenchConfig) -> Benchmark:
+    """Returns the compiled steps, and the bytes that each holds in memory at its peak.
 
     Flax's norm gets the dtype of the computation, which jaxbn's takes from its input.
     """
-    if library not in NORMS:
-        return None
-    fields = {"momentum": 0.9} | ({"dtype": config.dtype} if library == "flax" else {})
-    module = functools.partial(NORMS[library], **fields)
-    network = NETWORKS[config.network]
-    model = network(
-        norm=functools.partial(of_the_batch, module),
+    norms = {
+        "jaxbn": functools.partial(BatchNorm, momentum=0.9),
+        "flax": functools.partial(nn.BatchNorm, momentum=0.9, dtype=config.dtype),
+    }
+    calls, memory = {}, {}
+    for name, norm in norms.items():
+        step, arguments = _compiled(norm, config)
+        used: Any = step.memory_analysis()
+        calls[name] = functools.partial(_wait, step, arguments)
+        memory[name] = sum(getattr(used, size) for size in SIZES)
+    return Benchmark("training step", calls, {"memory": memory})
+
+
+def _wait(step: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return jax.block_until_ready(step(*arguments))
+
+
+def _compiled(
+    norm: Callable[..., nn.Module], config: BenchConfig
+) -> tuple[jax.stages.Compiled, tuple[Any, ...]]:
+    """Returns a step of SGD with momentum, and its arguments."""
+    model = NETWORKS[config.network](
+        norm=functools.partial(of_the_batch, norm),
         num_classes=NUM_CLASSES,
         dtype=config.dtype,
     )
@@ -50,10 +59,5 @@ def make_network_step(library: str, config: BenchConfig) -> NetworkStep | None:
     label = rng.integers(0, NUM_CLASSES, config.shape[0]).astype(np.int32)
     state = init_state(task, image[:2], config.seed)
     arguments = jax.device_put((state, Batch(image, label)))
-    step = jax.jit(functools.partial(train_step, task)).lower(*arguments).compile()
-    used = step.memory_analysis()
-    sizes = "argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes"
-    return NetworkStep(
-        lambda: jax.block_until_ready(step(*arguments)),
-        sum(getattr(used, size) for size in sizes),
-    )
+    step = jax.jit(functools.partial(train_step, task))
+    return step.lower(*arguments).compile(), arguments

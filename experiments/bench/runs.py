@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole training runs in the laboratory, and in a loop of PyTorch, on the same cores.
 
-The same network, data, batches, steps and evaluations. The laboratory compiles its
-program within the time; PyTorch has a process for each core, warm before it.
+The same network, data, batches, steps and evaluations. The laboratory's time includes
+its compilation; PyTorch has a process for each core, already warm.
 """
 
 import contextlib
+import functools
 import importlib
-import importlib.util
 import multiprocessing
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.bench.timing import Benchmark, has_torch
 from experiments.config import (
     LAB_DENSE,
     BenchConfig,
@@ -29,14 +29,16 @@ from experiments.config import (
     grid,
     values,
 )
+from experiments.data import load_dataset, rows_of_step
+from experiments.lab.conduct import conduct
+from experiments.lab.runs_table import RunsTable
 
-TITLE = "training runs"
 Runs = Callable[[], float]
-"""Trains them all, and returns the mean of the final test accuracies."""
+"""Trains all runs, and returns the mean of their final test accuracies."""
 
 
 def study_of(num_runs: int) -> StudyConfig:
-    """The dense network with batch norm, ten seeds at each of several rates."""
+    """Returns the study: batch norm, ten seeds at each of several learning rates."""
     num_rates = max(1, num_runs // 10)
     rates = tuple(round(0.1 + 0.001 * k, 3) for k in range(num_rates))
     figure = FigureConfig(
@@ -51,26 +53,23 @@ def study_of(num_runs: int) -> StudyConfig:
     )
 
 
-def time_runs(config: BenchConfig) -> dict[str, Any]:
-    """Times all runs in each library, in turn, `rounds` times."""
+def benchmarks(config: BenchConfig) -> Iterator[Benchmark]:
+    """Yields the one benchmark; PyTorch's processes end after it."""
+    accuracy: dict[str, float] = {}
+
+    def noted(name: str, runs: Runs) -> None:
+        accuracy[name] = runs()
+
     with contextlib.ExitStack() as stack:
         made = {"jaxbn": lab_runs(config.num_runs)}
-        if importlib.util.find_spec("torch") is not None:
+        if has_torch():
             made["torch"] = stack.enter_context(torch_runs(config.num_runs))
-        seconds: dict[str, list[float]] = {name: [] for name in made}
-        accuracy: dict[str, float] = {}
-        for _ in range(config.rounds):
-            for name, run in made.items():
-                start = time.perf_counter()
-                accuracy[name] = run()
-                seconds[name].append(time.perf_counter() - start)
-    return {"case": TITLE, "seconds": seconds, "accuracy": accuracy}
+        calls = {n: functools.partial(noted, n, runs) for n, runs in made.items()}
+        yield Benchmark("training runs", calls, {"accuracy": accuracy}, warm_up=0)
 
 
 def lab_runs(num_runs: int) -> Runs:
-    """As `study` runs them, compilation and table of runs included."""
-    from experiments.lab.conduct import conduct
-    from experiments.lab.runs_table import RunsTable
+    """Returns the runs as `study` does them, compilation and table included."""
 
     def run() -> float:
         study = study_of(num_runs)
@@ -84,7 +83,7 @@ def lab_runs(num_runs: int) -> Runs:
 
 @contextlib.contextmanager
 def torch_runs(num_runs: int) -> Iterator[Runs]:
-    """In a process for each core, each with one thread."""
+    """Yields the runs in a process for each core, each with one thread."""
     study = study_of(num_runs)
     seeds = range(study.num_seeds)
     work = [(v.experiment, seed) for v in study.variants for seed in seeds]
@@ -97,8 +96,6 @@ def torch_runs(num_runs: int) -> Iterator[Runs]:
 
 def train_torch(work: tuple[ExperimentConfig, int]) -> float:
     """Trains the dense network with one seed; returns the final test accuracy."""
-    from experiments.data import load_dataset, rows_of_step
-
     config, seed = work
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(1)
@@ -129,8 +126,10 @@ def train_torch(work: tuple[ExperimentConfig, int]) -> float:
     return accuracy
 
 
-def _torch_network(torch: Any, config: ExperimentConfig, width: int, classes: int):
-    """The dense network; momentum is 1 minus ours."""
+def _torch_network(
+    torch: Any, config: ExperimentConfig, width: int, classes: int
+) -> Any:
+    """Returns the dense network; PyTorch's momentum is 1 minus ours."""
     layers = []
     for units in config.model.hidden or ():
         norm = torch.nn.BatchNorm1d(
@@ -139,16 +138,3 @@ def _torch_network(torch: Any, config: ExperimentConfig, width: int, classes: in
         layers += [torch.nn.Linear(width, units), norm, torch.nn.ReLU()]
         width = units
     return torch.nn.Sequential(*layers, torch.nn.Linear(width, classes))
-
-
-def runs_a_minute(num_runs: int, seconds: list[float]) -> float:
-    """In the round of median time."""
-    return 60 * num_runs / float(np.median(seconds))
-
-
-def describe(config: dict[str, Any]) -> str:
-    """What one run is."""
-    return (
-        f"{config['num_runs']} training runs of {LAB_DENSE.train.num_steps} steps, "
-        f"batch {LAB_DENSE.data.batch_size}"
-    )

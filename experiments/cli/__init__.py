@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: one file a command, and what they take."""
+"""The commands, one file each: its arguments as a dataclass, and what it does.
+
+JAX and matplotlib are imported in the functions that need them, so that `--help` and
+mistakes are answered at once.
+"""

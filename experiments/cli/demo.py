@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: two networks on real digits, each with and without batch norm."""
+"""`demo`: two networks on real digits, each with and without batch norm."""
 
 import dataclasses
+import functools
 import statistics
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 
-from experiments.config import ExperimentConfig
+from experiments.cli.command import Command, on_interrupt
+from experiments.config import ExperimentConfig, changed
 from experiments.config.loading import load
-from experiments.run.folder import REPORT, open_run_folder, record
-from experiments.run.metrics import Record, series, steps_to_reach
-from experiments.run.plots import Run, curves
-from experiments.run.progress import RunProgress
-from experiments.run.report import Picture, Table, print_table, write_report
-from experiments.train.loop import train
+from experiments.run.folder import REPORT, open_run_folder
+from experiments.run.metrics import Record, record, series, steps_to_reach
+from experiments.run.progress import ProgressBar, show_record
+from experiments.run.report import (
+    Picture,
+    Table,
+    print_table,
+    write_figures,
+    write_report,
+)
 
 CONFIGS = {
     "dense": "configs/digits_dense.py",
@@ -27,8 +33,13 @@ TARGET = 0.95
 NOTE = (
     f"Means over {len(SEEDS)} seeds (± standard deviation): accuracy on the held-out "
     "fifth after the last step, by running averages; the first evaluated step at 95 %; "
-    "and the median time of a training step. With and without share seeds, data order "
-    "and learning rate."
+    "and the median time of a training step. Seeds, data order and learning rate are "
+    "the same with and without."
+)
+CAPTION = (
+    "thin lines are seeds, thick lines their means. The training loss is the mean "
+    "since the previous point, by batch statistics; the test accuracy is by running "
+    "averages."
 )
 
 
@@ -40,59 +51,83 @@ class Outcome(NamedTuple):
     runs: list[list[Record]]
 
 
-def demo(console: Console, workdir: Path) -> None:
-    """Trains all of it, prints the table and writes the report."""
-    outcomes = _train_all(console, workdir)
-    table = make_table(outcomes)
-    print_table(console, table)
-    pictures = {network: _picture(network, outcomes) for network in CONFIGS}
-    for network, picture in pictures.items():
-        (workdir / f"{network}.svg").write_text(picture.svg, "utf-8")
-    write_report(
-        workdir / REPORT,
-        title="Handwritten digits, with and without batch norm",
-        summary="scikit-learn's 1,797 scans of handwritten digits; a stratified fifth "
-        "is held out. Two networks, each trained with jaxbn.linen.BatchNorm before "
-        "each ReLU and without, by the same seeds, data order and learning rate.",
-        table=table,
-        figures=list(pictures.values()),
-        command="make demo",
-    )
-    console.print(f"Report: {workdir / REPORT}", soft_wrap=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """Trains two networks on handwritten digits, with and without batch norm.
+
+    Prints a table and writes a report.
+    """
+
+    usage = "[--workdir DIR]"
+    workdir: Path = Path("runs/demo")
+    """The folder of the report and of the runs' folders; runs of an earlier demo in it
+    are replaced."""
+
+    def run(self, console: Console, command: str) -> None:
+        """Trains every network, prints the table and writes the report."""
+        from experiments.run.plots import Run, curves
+
+        workdir = self.workdir
+        interrupted = (
+            f"Interrupted. The runs that began are in {workdir}, each with its "
+            "config.json and metrics.jsonl; the next demo starts from the beginning."
+        )
+        with on_interrupt(console, interrupted):
+            outcomes = _train_all(console, workdir)
+        table = make_table(outcomes)
+        print_table(console, table)
+        pictures = []
+        for network in CONFIGS:
+            own = [outcome for outcome in outcomes if outcome.network == network]
+            runs = [Run(outcome.norm, run) for outcome in own for run in outcome.runs]
+            svg = curves(f"{network} network", runs)
+            picture = Picture(svg, f"The {network} network: {CAPTION}")
+            write_figures(workdir, network, [picture])
+            pictures.append(picture)
+        write_report(
+            workdir / REPORT,
+            title="Handwritten digits, with and without batch norm",
+            summary="scikit-learn's 1,797 scans of handwritten digits; a stratified "
+            "fifth is held out. Two networks, each trained with jaxbn.linen.BatchNorm "
+            "before each ReLU and without, with the same seeds, data order and "
+            "learning rate.",
+            table=table,
+            figures=pictures,
+            command="make demo",
+        )
+        console.print(f"Report: {workdir / REPORT}", soft_wrap=True)
 
 
 def _train_all(console: Console, workdir: Path) -> list[Outcome]:
     """Trains every network with every norm and seed, each in its folder."""
+    from experiments.train.loop import train
+
     bases = {
         network: load(Path(path), ExperimentConfig) for network, path in CONFIGS.items()
     }
     per_base = len(NORMS) * len(SEEDS)
     total = per_base * sum(base.train.num_steps for base in bases.values())
     outcomes, done = [], 0
-    with RunProgress(console, total, line_every=200) as progress:
+    with ProgressBar(console, total) as bar:
         for network, base in bases.items():
             for kind, label in NORMS.items():
                 outcomes.append(Outcome(network, label, []))
                 for seed in SEEDS:
-                    config = _variant(base, kind, seed)
+                    config = dataclasses.replace(
+                        changed(base, {"norm.kind": kind}),
+                        name=f"{base.name}_{kind}_seed{seed}",
+                        seed=seed,
+                    )
                     folder = workdir / config.name
                     open_run_folder(folder, config, overwrite=True)
-                    progress.start_run(f"{network} {label}, seed {seed}", finished=done)
-                    outcomes[-1].runs.append(
-                        record(folder, train(config), progress.show)
+                    title = f"{network} {label}, seed {seed}"
+                    bar.update(f"{title}: compiling")
+                    show = functools.partial(
+                        show_record, bar, title, line_every=200, finished=done
                     )
+                    outcomes[-1].runs.append(record(folder, train(config), show))
                     done += config.train.num_steps
     return outcomes
-
-
-def _variant(base: ExperimentConfig, kind: str, seed: int) -> ExperimentConfig:
-    """The config with another norm and seed, named after them."""
-    return dataclasses.replace(
-        base,
-        name=f"{base.name}_{kind}_seed{seed}",
-        seed=seed,
-        norm=dataclasses.replace(base.norm, kind=kind),
-    )
 
 
 def make_table(outcomes: list[Outcome]) -> Table:
@@ -114,19 +149,3 @@ def _row(outcome: Outcome) -> list[str]:
         f"{statistics.mean(steps):.0f}" if len(steps) == len(reached) else "not by all",
         f"{statistics.median(times):.2f}",
     ]
-
-
-def _picture(network: str, outcomes: list[Outcome]) -> Picture:
-    """The curves of one network."""
-    runs = [
-        Run(outcome.norm, records)
-        for outcome in outcomes
-        if outcome.network == network
-        for records in outcome.runs
-    ]
-    caption = (
-        f"The {network} network: thin, each seed; thick, the mean. The training loss "
-        "is the mean since the last point, by batch statistics; the test accuracy is "
-        "by running averages."
-    )
-    return Picture(curves(f"{network} network", runs), caption)

@@ -2,48 +2,77 @@
 """`launch`: several processes of one training run on this machine, over loopback."""
 
 import contextlib
+import dataclasses
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from rich.console import Console
+
+from experiments.cli.command import Command
 from experiments.errors import UserError
 
 POLL = 0.1  # seconds
-PATIENCE = 60.0  # until those that were asked to stop are killed
+PATIENCE = 60.0  # seconds from the first failure until the others are killed
 
 
-def launch(num_processes: int, arguments: Sequence[str]) -> int:
-    """Starts `python -m experiments ARGUMENTS` so often, and waits for all.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Launch(Command):
+    """Starts N processes on this machine that train as one.
 
-    Ctrl-C and SIGTERM ask them all to save and stop. Where one dies the others are
-    stopped.
-
-    Returns:
-        The exit status: 0, or that of the first that failed.
+    On a cluster, start `train CONFIG --processes.detect` by srun or mpirun, or on each
+    host of a TPU.
     """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    processes = [
-        _start(number, num_processes, address, arguments)
-        for number in range(num_processes)
-    ]
-    try:
-        with _forward_signals(processes):
-            return _wait(processes)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+
+    usage = "--num-processes N train CONFIG ..."
+    num_processes: int
+    arguments: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, name: str, arguments: Sequence[str], **default: Any) -> "Launch":
+        """Reads the number of processes, and leaves the rest to them."""
+        match list(arguments):
+            case ["--num-processes", number, "train", *rest] if number.isdigit():
+                if int(number) >= 1:
+                    return cls(num_processes=int(number), arguments=("train", *rest))
+        raise UserError(
+            f"`{name}` takes `--num-processes N train CONFIG ...`, N at least 1, got "
+            f"`{' '.join(arguments)}`; see --help."
+        )
+
+    def run(self, console: Console, command: str) -> int:
+        """Starts the processes and waits for all.
+
+        Ctrl-C and SIGTERM ask all of them to save and stop. If one dies, the others are
+        stopped.
+
+        Returns:
+            The exit status: 0, or that of the first that failed.
+        """
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        processes = [
+            _start(number, self.num_processes, address, self.arguments)
+            for number in range(self.num_processes)
+        ]
+        try:
+            with _forward_signals(processes):
+                return _wait(processes)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
 
 def _start(
     number: int, num_processes: int, address: str, arguments: Sequence[str]
 ) -> subprocess.Popen:
-    """Process 0 speaks; of the others only errors are shown."""
+    """Starts one process; process 0 prints, the others print errors only."""
     command = [
         sys.executable,
         *("-m", "experiments", *arguments),
@@ -52,12 +81,12 @@ def _start(
         *("--processes.process-id", str(number)),
     ]
     quiet = None if number == 0 else subprocess.DEVNULL
-    # In a session of its own: Ctrl-C comes to the launcher alone.
+    # In a session of its own, so that Ctrl-C reaches only the launcher.
     return subprocess.Popen(command, stdout=quiet, start_new_session=True)
 
 
 def _wait(processes: list[subprocess.Popen]) -> int:
-    """Waits for all; stops the others where one fails."""
+    """Waits for all, and stops the others if one fails; returns the exit status."""
     deadline, status = None, 0
     while None in [process.poll() for process in processes]:
         time.sleep(POLL)
@@ -65,11 +94,11 @@ def _wait(processes: list[subprocess.Popen]) -> int:
         if failed and deadline is None:
             number, status = failed[0]
             deadline = time.monotonic() + PATIENCE
-            if status < 0:  # by a signal: nobody has said why
+            if status < 0:  # by a signal: no message tells why
                 name = signal.Signals(-status).name
                 print(
                     f"error: process {number} of {len(processes)} was ended by {name}; "
-                    "the others are stopped. The same command goes on from the last "
+                    "the others are stopped. The same command resumes from the last "
                     "checkpoint.",
                     file=sys.stderr,
                 )
@@ -84,7 +113,7 @@ def _wait(processes: list[subprocess.Popen]) -> int:
 
 @contextlib.contextmanager
 def _forward_signals(processes: list[subprocess.Popen]) -> Iterator[None]:
-    """Both become SIGTERM, which JAX makes all processes see at the same step."""
+    """Forwards Ctrl-C and SIGTERM as SIGTERM, which all see at the same step."""
 
     def forward(*_):
         for process in processes:
@@ -97,19 +126,3 @@ def _forward_signals(processes: list[subprocess.Popen]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def parse(arguments: Sequence[str]) -> tuple[int, list[str]]:
-    """Returns the number of processes and what each is to do.
-
-    Raises:
-        UserError: it is not `--num-processes N train CONFIG ...`.
-    """
-    match list(arguments):
-        case ["--num-processes", number, "train", *rest] if number.isdigit():
-            if int(number) >= 1:
-                return int(number), ["train", *rest]
-    raise UserError(
-        "`launch` takes `--num-processes N train CONFIG ...`, N at least 1, got "
-        f"`{' '.join(arguments)}`; see --help."
-    )

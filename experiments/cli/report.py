@@ -1,81 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`report`: the curves of one or several runs, side by side on one page."""
+"""`report`: the curves of several runs on one page."""
 
+import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tyro
 from rich.console import Console
 
+from experiments.cli.command import Command
 from experiments.errors import UserError
-from experiments.run.folder import CONFIG, METRICS
+from experiments.run.folder import CONFIG, METRICS, flattened
 from experiments.run.metrics import Record, read_metrics, series
-from experiments.run.plots import STYLES, Run, curves
 from experiments.run.report import Picture, Table, print_table, write_report
 
-MEASURES = ("loss", "accuracy", "test_loss", "test_accuracy", "images_per_second")
+MEASURES = (
+    "loss", "accuracy", "test_loss", "test_accuracy", "ms_per_step",
+    "images_per_second",
+)  # fmt: skip
+CAPTION = (
+    "Training loss and accuracy are means over the steps since the previous record, by "
+    "batch statistics; test loss and accuracy are by running averages."
+)
 
 
 class Shown(NamedTuple):
     """A run as the page shows it."""
 
     name: str
-    config: dict[str, Any]  # flat
+    config: dict[str, Any]  # by dotted names
     records: list[Record]
 
 
-def report(
-    console: Console, folders: Sequence[Path], output: Path, command: str
-) -> None:
-    """Reads the runs, prints the table, and writes the page."""
-    runs = [read_run(folder) for folder in folders]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report(Command):
+    """Draws the curves of one or several runs on one page."""
+
+    usage = "RUN [RUN ...] [--output FILE]"
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """The folders of the runs."""
+    output: Path = Path("runs/report.html")
+    """The page."""
+
+    def __post_init__(self) -> None:
+        """Checks that there is a run."""
+        if not self.runs:
+            raise ValueError("`report` takes at least one run's folder.")
+
+    def run(self, console: Console, command: str) -> None:
+        """Reads the runs, prints the table, and writes the page."""
+        runs = [read_run(folder) for folder in self.runs]
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        title = f"Runs: {', '.join(run.name for run in runs)}"
+        table = write_runs(self.output, runs, title=title, summary="", command=command)
+        print_table(console, table)
+        console.print(f"Report: {self.output}", soft_wrap=True)
+
+
+def write_runs(
+    path: Path, runs: list[Shown], *, title: str, summary: str, command: str
+) -> Table:
+    """Writes the page of one or several runs, and returns its table."""
+    from experiments.run.plots import STYLES, Run, curves
+
     if len(runs) > len(STYLES):
         raise UserError(f"`report` draws at most {len(STYLES)} runs, got {len(runs)}.")
     table = _table(runs)
-    print_table(console, table)
     drawn = [Run(run.name, run.records) for run in runs]
-    names = ", ".join(run.name for run in runs)
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_report(
-        output,
-        title=f"Runs: {names}",
-        summary="Training loss is the mean of the steps since the point before, by "
-        "batch statistics; test accuracy is by running averages.",
+        path,
+        title=title,
+        summary=summary,
         table=table,
-        figures=[Picture(curves("", drawn), "")],
+        figures=[Picture(curves("", drawn), CAPTION)],
         command=command,
     )
-    console.print(f"Report: {output}", soft_wrap=True)
+    return table
 
 
 def read_run(folder: Path) -> Shown:
-    """Reads what a run has left.
+    """Reads the config and the metrics of a run.
 
     Raises:
         UserError: the folder holds no run, or one without a line of metrics.
     """
     for name in (CONFIG, METRICS):
         if not (folder / name).is_file():
-            raise UserError(f"`{folder}` is not the folder of a run: no `{name}`.")
+            raise UserError(
+                f"`{folder}` is not the folder of a run: it has no `{name}`."
+            )
     records = read_metrics(folder / METRICS)
     if not any(record.loss is not None for record in records):
         raise UserError(f"`{folder / METRICS}` has no line with a loss yet.")
     config = json.loads((folder / CONFIG).read_text("utf-8"))
-    return Shown(folder.name, dict(_flat(config)), records)
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return Shown(folder.name, flattened(config), records)
 
 
 def _table(runs: list[Shown]) -> Table:
-    """The last of each measure, and the fields in which the runs differ."""
+    """The last value of each measure, and the fields in which the runs differ."""
     differ = [
         field
         for field in runs[0].config
@@ -91,7 +115,9 @@ def _table(runs: list[Shown]) -> Table:
         ]
         for run in runs
     ]
-    return Table(header, rows, "The last of each, and the fields that differ.")
+    return Table(
+        header, rows, "The last value of each measure, and the fields that differ."
+    )
 
 
 def _last(records: list[Record], measure: str) -> str:

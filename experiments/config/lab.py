@@ -4,12 +4,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.config.data import DataConfig
-from experiments.config.experiment import ExperimentConfig
-from experiments.config.model import ModelConfig
-from experiments.config.optimizer import OptimizerConfig
+from experiments.config.experiment import (
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from experiments.config.studies import Changes, How, Measure, Variant, grid
-from experiments.config.train import TrainConfig
 
 _DATA = DataConfig(batch_size=32, num_train=1280)
 _TRAIN = TrainConfig(num_steps=400, eval_every=20)

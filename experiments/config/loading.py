@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config files: found, run and checked, with an answer to everything that can fail."""
+"""Loads config files, with a one-line error for everything that can go wrong."""
 
 import ast
 import runpy
@@ -28,12 +28,13 @@ def _first_line(path: Path) -> str:
 
 
 def load(path: Path, kind: type[Config]) -> Config:
-    """Runs a config file and returns what its `get_config()` returns, of this kind.
+    """Runs a config file and returns what its `get_config()` returns.
 
     Raises:
-        UserError: whatever is wrong with the file, in one line.
+        UserError: something is wrong with the file, or the config is of another kind.
     """
     name = kind.__name__
+    article = "an" if name[0] in "AEIOU" else "a"
     if not path.is_file():
         others = ", ".join(str(p) for p, _ in available()) or "none"
         raise UserError(f"config `{path}` is not a file; there are: {others}.")
@@ -41,8 +42,8 @@ def load(path: Path, kind: type[Config]) -> Config:
         names = runpy.run_path(str(path))
         if not callable(names.get("get_config")):
             raise UserError(
-                f"config `{path}` has no function `get_config()`; it must return an "
-                f"`{name}`."
+                f"config `{path}` has no function `get_config()`; it must return "
+                f"{article} `{name}`."
             )
         config = names["get_config"]()
     except UserError:
@@ -65,7 +66,7 @@ def load(path: Path, kind: type[Config]) -> Config:
         command = takes.get(type(config))
         hint = f"; `{command}` takes it" if command else ""
         raise UserError(
-            f"config `{path}`: `get_config()` must return an `{name}`, got "
-            f"{type(config).__name__}{hint}."
+            f"config `{path}`: `get_config()` must return {article} `{name}`, "
+            f"got {type(config).__name__}{hint}."
         )
     return config

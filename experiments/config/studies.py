@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from tyro.conf import Fixed
+
 from experiments.config.experiment import ExperimentConfig
 from experiments.config.ranges import check_name_and_seed, require
 
@@ -170,13 +172,15 @@ class StudyConfig:
     changes only the seeds and where it runs.
     """
 
-    name: str
+    name: Fixed[str]
     """Names the folder of the results, `runs/lab/NAME`."""
-    title: str = ""
-    variants: tuple[Variant, ...]
-    claims: tuple[Claim, ...]
-    figure: FigureConfig
-    probe: Literal["scores", "inference", "shift", "adaptation", "cost"] = "scores"
+    title: Fixed[str] = ""
+    variants: Fixed[tuple[Variant, ...]]
+    claims: Fixed[tuple[Claim, ...]]
+    figure: Fixed[FigureConfig]
+    probe: Fixed[Literal["scores", "inference", "shift", "adaptation", "cost"]] = (
+        "scores"
+    )
     """What is measured. scores: accuracy and loss at the end, steps to some accuracies;
     inference: the same by other statistics too; shift: how layers' inputs move;
     adaptation: accuracy on corrupted images, the statistics kept or adapted to them;

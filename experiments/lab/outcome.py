@@ -12,7 +12,9 @@ from experiments.lab.figures import cell, draw, draw_percentiles, table
 from experiments.lab.runs_table import SEED, Row, is_of
 from experiments.lab.shift import PERCENTILES
 from experiments.lab.verdicts import Verdict, decide
-from experiments.run.report import TEMPLATES, Picture, Table, provenance, write_whole
+from experiments.run import report
+from experiments.run.folder import write_atomically
+from experiments.run.report import Picture, Table
 
 VERDICTS = "verdicts.json"
 BARS = "Bars: bootstrap 95 % intervals of the mean over seeds."
@@ -80,23 +82,23 @@ def front_table(outcomes: list[Outcome]) -> Table:
 
 
 def write_verdicts(path: Path, outcomes: list[Outcome]) -> None:
-    """Writes the verdicts of all outcomes as JSON, atomically."""
+    """Writes the verdicts of all outcomes as a JSON list."""
     found = [v.as_json(o.study.name) for o in outcomes for v in o.verdicts]
-    write_whole(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_page(path: Path, title: str, outcomes: list[Outcome], command: str) -> None:
-    """Writes the page, atomically."""
-    html = TEMPLATES.get_template("lab.html").render(
+    """Writes the page about one study or several."""
+    report.write_page(
+        path,
+        "lab.html",
         title=title,
         outcomes=outcomes,
         front=front_table(outcomes),
         in_words=in_words,
         marks=MARKS,
         command=command,
-        provenance=provenance(),
     )
-    write_whole(path, html)
 
 
 def _table(study: StudyConfig, rows: list[Row]) -> Table:

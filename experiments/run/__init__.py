@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run leaves: its folder, metrics, progress, curves and pages."""
+"""What a run shows and leaves behind: folder, metrics, progress, curves, pages."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics once more as TensorBoard's events, where a config asks for them."""
+"""The metrics as TensorBoard events too, if the config asks for them."""
 
 import importlib
 from pathlib import Path
@@ -12,10 +12,10 @@ FOLDER = "tensorboard"
 
 
 class Events:
-    """Writes each record's fields as scalars; a run that goes on purges later ones."""
+    """Writes each record's fields as scalars; resuming purges those of later steps."""
 
     def __init__(self, folder: Path, *, begin: int):
-        """Opens a file in the run's folder.
+        """Opens a file in the run's folder; `begin` is the step to resume after.
 
         Raises:
             UserError: the package is not installed.
@@ -24,14 +24,14 @@ class Events:
             module: Any = importlib.import_module("tensorboardX")
         except ImportError:
             raise UserError(
-                "train.tensorboard needs the package tensorboardX; install it with "
+                "`train.tensorboard` needs the package tensorboardX; install it with "
                 "`pip install -e '.[tensorboard]'`."
             ) from None
         path = str(folder / FOLDER)
         self._writer = module.SummaryWriter(path, purge_step=begin + 1)
 
     def write(self, record: Record) -> None:
-        """Adds what the record says."""
+        """Adds the fields that the record has."""
         fields = record._asdict()
         step = fields.pop("step")
         for name, value in fields.items():
@@ -39,5 +39,5 @@ class Events:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes what is still in memory."""
+        """Writes what is still in memory, and closes the file."""
         self._writer.close()

@@ -7,13 +7,12 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from experiments.config import ExperimentConfig
 from experiments.errors import UserError
-from experiments.run.metrics import MetricsWriter, Record
 
 CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "report.html"
 CHECKPOINTS = "checkpoints"
@@ -22,7 +21,7 @@ CHECKPOINTS = "checkpoints"
 def open_run_folder(
     path: Path, config: ExperimentConfig, *, overwrite: bool = False
 ) -> bool:
-    """Makes the folder of one run and writes its config; or goes on in it.
+    """Makes the folder of a run and writes its config, or opens it to resume the run.
 
     Returns:
         Whether the folder held a run of this config already.
@@ -36,7 +35,7 @@ def open_run_folder(
             (path / name).unlink(missing_ok=True)
         shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
     fields = dataclasses.asdict(config)
-    del fields["processes"]  # where it runs is no part of what it is
+    del fields["processes"]  # where a run takes place does not change what it is
     text = json.dumps(fields, indent=2) + "\n"
     try:
         # Exclusively: of two runs that start at once, one gets the folder.
@@ -50,10 +49,10 @@ def open_run_folder(
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the folder; the lock goes with the process, however that ends.
+    """Locks the folder; the lock ends with the process, however that ends.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds the lock.
     """
     path.mkdir(parents=True, exist_ok=True)
     folder = os.open(path, os.O_RDONLY)
@@ -71,43 +70,38 @@ def locked(path: Path) -> Iterator[None]:
         os.close(folder)
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces the file; a reader sees the old text or the new one, never a part."""
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(text, "utf-8")
+    unfinished.replace(path)
+
+
+def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the fields of a nested config by their dotted names."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
 def _check_same(path: Path, config: dict[str, Any]) -> None:
-    """The folder must be of this config."""
+    """Raises if the folder holds a run of another config."""
     try:
-        held = json.loads((path / CONFIG).read_text("utf-8"))
+        held = flattened(json.loads((path / CONFIG).read_text("utf-8")))
     except json.JSONDecodeError:
         held = {}
+    now = flattened(config)
     changes = [
-        f"{name} is {was!r} there, {now!r} now"
-        for name, was, now in _differences(held, config)
+        f"{name} is {held.get(name)!r} there, {now.get(name)!r} now"
+        for name in {**now, **held}
+        if held.get(name) != now.get(name)
     ]
     if changes:
         raise UserError(
             f"`{path}` holds a run of another config: {'; '.join(changes)}. Name "
             "another folder with --workdir, or replace that run with --overwrite."
         )
-
-
-def _differences(
-    held: Any, config: Any, prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    """Yields the fields that differ, by dotted name, and both values."""
-    if isinstance(config, dict) and isinstance(held, dict):
-        for name in {**config, **held}:
-            inner = held.get(name), config.get(name)
-            yield from _differences(*inner, f"{prefix}.{name}" if prefix else name)
-    elif held != config:
-        yield prefix, held, config
-
-
-def record(
-    path: Path, records: Iterable[Record], show: Callable[[Record], object]
-) -> list[Record]:
-    """Writes each record to the run's metrics as it comes, shows it, returns all."""
-    written = []
-    with MetricsWriter(path / METRICS) as writer:
-        for one in records:
-            writer.write(one)
-            show(one)
-            written.append(one)
-    return written

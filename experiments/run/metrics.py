@@ -3,20 +3,22 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.run.folder import METRICS, write_atomically
+
 
 class Record(NamedTuple):
-    """What one line says; what it does not say is None and left out."""
+    """The measures of one step; those that were not taken are None and left out."""
 
     step: int
     loss: float | None = None
     accuracy: float | None = None
     ms_per_step: float | None = None
     images_per_second: float | None = None
-    data_wait: float | None = None  # the part of the time in which a step has no data
+    data_wait: float | None = None  # fraction of the time in which steps wait for data
     test_loss: float | None = None
     test_accuracy: float | None = None
     average_test_loss: float | None = None
@@ -24,7 +26,7 @@ class Record(NamedTuple):
 
 
 def to_line(record: Record) -> str:
-    """Returns the record as JSON; what is not finite, which JSON lacks, is null."""
+    """Returns the record as JSON; NaN and infinities, which JSON lacks, become null."""
     return json.dumps(
         {
             name: value if math.isfinite(value) else None
@@ -34,36 +36,28 @@ def to_line(record: Record) -> str:
     )
 
 
-class MetricsWriter:
-    """Appends records to a file, a whole line at a time, at once on disk."""
-
-    def __init__(self, path: Path):
-        """Opens the file."""
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-
-    def write(self, record: Record) -> None:
-        """Appends one line."""
-        self._file.write(to_line(record) + "\n")
-
-    def __enter__(self) -> "MetricsWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+def record(
+    folder: Path, records: Iterable[Record], show: Callable[[Record], object]
+) -> list[Record]:
+    """Appends each record to the run's metrics as it comes, shows it, returns all."""
+    written = []
+    with (folder / METRICS).open("a", encoding="utf-8", buffering=1) as file:
+        for one in records:
+            file.write(to_line(one) + "\n")  # on disk at once, by `buffering`
+            show(one)
+            written.append(one)
+    return written
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Removes the lines of later steps, and one cut short, whole or not at all."""
-    if not path.exists():
-        return
-    kept = [to_line(record) for record in read_metrics(path) if record.step <= step]
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text("".join(line + "\n" for line in kept), "utf-8")
-    unfinished.replace(path)
+    """Atomically removes the lines of later steps, and one that was cut short."""
+    if path.exists():
+        kept = [to_line(record) for record in read_metrics(path) if record.step <= step]
+        write_atomically(path, "".join(line + "\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Reads the records back; null becomes NaN, a line cut short is passed over."""
+    """Reads the records back; null becomes NaN, a line cut short is skipped."""
     records = []
     for line in path.read_text("utf-8").splitlines():
         try:

@@ -1,33 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One self-contained HTML page: a sentence, a table, curves, how to repeat it."""
+"""Tables on the console, and self-contained HTML pages."""
 
-import datetime
-import importlib.metadata
-import os
-import platform
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import jinja2
 from rich.console import Console
 from rich.table import Table as RichTable
 
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("experiments.run"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-)
-LIBRARIES = ("jaxbn", "jax", "flax", "optax")
+from experiments.run.folder import write_atomically
+from experiments.run.provenance import in_words, provenance
 
 
 class Table(NamedTuple):
-    """Cells as text, with a sentence that explains them."""
+    """Cells as text, and a sentence that explains them."""
 
     header: list[str]
     rows: list[list[str]]
     note: str
+    title: str = ""
 
 
 class Picture(NamedTuple):
@@ -38,26 +28,15 @@ class Picture(NamedTuple):
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Prints the cells, numbers to the right, and the sentence."""
-    shown = RichTable()
+    """Prints the title, the cells, numbers aligned to the right, and the note."""
+    shown = RichTable(title=table.title or None)
     for number, name in enumerate(table.header):
-        words = not table.rows or not table.rows[0][number][:1].isdigit()
-        shown.add_column(name, justify="left" if words else "right")
+        numeric = any(row[number][:1].isdigit() for row in table.rows)
+        shown.add_column(name, justify="right" if numeric else "left")
     for row in table.rows:
         shown.add_row(*row)
     console.print(shown)
     console.print(table.note, style="dim")
-
-
-def provenance() -> str:
-    """Says when, with what and on what the numbers were made."""
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
-    device = jax.devices()[0]
-    return (
-        f"{datetime.date.today().isoformat()}, Python {platform.python_version()}, "
-        f"{', '.join(versions)}; {device.platform} ({device.device_kind}), "
-        f"{os.cpu_count()} cores, {platform.machine()}."
-    )
 
 
 def write_report(
@@ -69,26 +48,34 @@ def write_report(
     figures: list[Picture],
     command: str,
 ) -> None:
-    """Writes the page, whole or not at all."""
-    html = TEMPLATES.get_template("report.html").render(
+    """Writes a page: a sentence, a table, figures, and the command that repeats it."""
+    write_page(
+        path,
+        "report.html",
         title=title,
         summary=summary,
         table=table,
         figures=figures,
         command=command,
-        provenance=provenance(),
     )
-    write_whole(path, html)
+
+
+def write_page(path: Path, template: str, **fields: Any) -> None:
+    """Renders a template of `templates/`, adds the provenance, and writes the file."""
+    import jinja2
+
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("experiments.run"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    made = f"{in_words(provenance())}."
+    page = templates.get_template(template).render(provenance=made, **fields)
+    write_atomically(path, page)
 
 
 def write_figures(folder: Path, name: str, pictures: list[Picture]) -> None:
-    """Writes NAME.svg, and NAME1.svg and so on if there are more."""
+    """Writes NAME.svg; further pictures are NAME1.svg, NAME2.svg, ..."""
     for number, picture in enumerate(pictures):
-        write_whole(folder / f"{name}{number or ''}.svg", picture.svg)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes the file, whole or not at all."""
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(text, "utf-8")
-    unfinished.replace(path)
+        write_atomically(folder / f"{name}{number or ''}.svg", picture.svg)

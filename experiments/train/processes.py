@@ -135,7 +135,7 @@ def end_lost(error: Exception) -> None:
     line = (str(error).strip().splitlines() or ["no message"])[0]
     print(
         f"error: process {jax.process_index()} lost another one ({line}); the same "
-        "command goes on from the last checkpoint.",
+        "command resumes from the last checkpoint.",
         file=sys.stderr,
         flush=True,
     )

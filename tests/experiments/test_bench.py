@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layer benchmark: what it times is right, and its command as a real process."""
+"""The benchmarks: what they time is right, and the command as a real process."""
 
 import json
 
@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.bench.cases import BENCH_CASES, make_step
+from experiments.bench.layer import CASES, make_step
 from experiments.cli.bench import medians, ratios
 from experiments.config import BenchConfig
 from tests.experiments.test_main import one_line_error, run
 
 CONFIG = BenchConfig(name="tiny", shape=(8, 4, 4, 2), rounds=2)
-BY_TITLE = {case.title: case for case in BENCH_CASES}
+BY_TITLE = {case.title: case for case in CASES}
 
 
 @pytest.mark.parametrize("title", BY_TITLE)
@@ -38,7 +38,7 @@ def test_the_libraries_compute_the_same(title):
 def test_ratios_are_of_the_same_round():
     seconds = {"jaxbn": [1.0, 10.0, 1.0], "flax": [2.0, 20.0, 3.0]}
     assert medians(seconds) == {"jaxbn": 1000.0, "flax": 3000.0}
-    assert ratios(seconds) == {"flax": 2.0}
+    assert ratios(seconds) == {"jaxbn": 1.0, "flax": 2.0}
 
 
 def test_command(tmp_path):
@@ -83,6 +83,6 @@ def test_runs_command(tmp_path):
 
 def test_a_config_of_the_other_kind_is_refused():
     assert one_line_error(run("bench", "configs/digits_dense.py")) == (
-        "error: config `configs/digits_dense.py`: `get_config()` must return an "
+        "error: config `configs/digits_dense.py`: `get_config()` must return a "
         "`BenchConfig`, got ExperimentConfig; `train` takes it."
     )

@@ -17,6 +17,8 @@ from experiments.config import (
     ModelConfig,
     NormConfig,
     OptimizerConfig,
+    ParallelConfig,
+    ProcessesConfig,
     StudyConfig,
     TrainConfig,
     changed,
@@ -87,7 +89,7 @@ ERRORS = [
     ),
     (
         lambda: ModelConfig(hidden=()),
-        "`model.hidden` must be >= 1 each, at least one, got ().",
+        "`model.hidden` must be None or at least one number, each >= 1, got ().",
     ),
     (
         lambda: ModelConfig(dropout=1.0),
@@ -95,7 +97,10 @@ ERRORS = [
     ),
     (
         lambda: ModelConfig(name="gru", dropout=0.5),
-        "`model.dropout` must be left out but for dense and conv, got 0.5.",
+        (
+            "`model.dropout` must be left out for gru, got 0.5; it applies to dense "
+            "and conv only."
+        ),
     ),
     (
         lambda: ModelConfig(init_scale=0.0),
@@ -103,11 +108,17 @@ ERRORS = [
     ),
     (
         lambda: NormConfig(kind="layer", affine="fixed"),
-        "`norm.affine` must be fixed for kinds batch and renorm only, got 'fixed'.",
+        (
+            "`norm.affine` must be both, scale, bias or none for kind layer, got "
+            "'fixed'; fixed applies to batch and renorm only."
+        ),
     ),
     (
         lambda: NormConfig(kind="group", noise=1.0),
-        "`norm.noise` must be for kinds batch and renorm only, got 1.0.",
+        (
+            "`norm.noise` must be 0 for kind group, got 1.0; noise applies to batch "
+            "and renorm only."
+        ),
     ),
     (lambda: NormConfig(noise=-1.0), "`norm.noise` must be >= 0, got -1.0."),
     (
@@ -116,27 +127,30 @@ ERRORS = [
     ),
     (
         lambda: DataConfig(num_empty=64),
-        "`data.num_empty` must be in [0, data.batch_size), which is 64, got 64.",
+        (
+            "`data.num_empty` must be at least 0 and less than data.batch_size, 64, "
+            "got 64."
+        ),
     ),
     (lambda: DataConfig(num_train=0), "`data.num_train` must be >= 1, got 0."),
     (
         lambda: BenchConfig(name="a", num_runs=0),
-        "`num_runs` must be 1 to 10, or a multiple of 10, got 0.",
+        "`num_runs` must be in [1, 10] or a multiple of 10, got 0.",
     ),
     (
         lambda: BenchConfig(name="a", num_runs=25),
-        "`num_runs` must be 1 to 10, or a multiple of 10, got 25.",
+        "`num_runs` must be in [1, 10] or a multiple of 10, got 25.",
     ),
     (
         lambda: ModelConfig(name="resnet18", activation="tanh"),
         (
-            "`model.activation` must be left out but for dense and conv and plain, got "
-            "'tanh'."
+            "`model.activation` must be left out for resnet18, got 'tanh'; it applies "
+            "to dense, conv and plain only."
         ),
     ),
     (
         lambda: ModelConfig(name="dense", depth=5),
-        "`model.depth` must be left out but for plain, got 5.",
+        "`model.depth` must be left out for dense, got 5; it applies to plain only.",
     ),
     (
         lambda: dataclasses.replace(ADAPTATION, batch_size=1),
@@ -160,7 +174,7 @@ ERRORS = [
     (lambda: BenchConfig(name="a", rounds=0), "`rounds` must be >= 1, got 0."),
     (
         lambda: BenchConfig(name="a", shape=(3, 2, 2, 2)),
-        "`shape` must be positive, of an even number of examples, got (3, 2, 2, 2).",
+        "`shape` must be positive, with an even number of examples, got (3, 2, 2, 2).",
     ),
     (lambda: TrainConfig(num_steps=0), "`train.num_steps` must be >= 1, got 0."),
     (lambda: TrainConfig(eval_every=0), "`train.eval_every` must be >= 1, got 0."),
@@ -171,6 +185,42 @@ ERRORS = [
     (
         lambda: ExperimentConfig(name="a", norm=NormConfig(virtual_batch_size=24)),
         "`norm.virtual_batch_size` must be a divisor of data.batch_size, 64, got 24.",
+    ),
+    (
+        lambda: OptimizerConfig(name="adam", weight_decay=0.1),
+        (
+            "`optimizer.weight_decay` must be 0 for adam, got 0.1; adamw has weight "
+            "decay."
+        ),
+    ),
+    (
+        lambda: DataConfig(name="mnist"),
+        "`data.path` must be the folder of the mnist files, got None.",
+    ),
+    (
+        lambda: DataConfig(image_size=8),
+        (
+            "`data.image_size` must be left out for digits, got 8; it applies to "
+            "image_folder and tfds only."
+        ),
+    ),
+    (
+        lambda: ParallelConfig(statistics=0),
+        "`parallel.statistics` must be global, device, or >= 1, got 0.",
+    ),
+    (
+        lambda: ExperimentConfig(name="a", parallel=ParallelConfig(statistics=2)),
+        (
+            "`parallel.statistics` must be global, device or a divisor of "
+            "parallel.num_devices, got 2; parallel.num_devices is None."
+        ),
+    ),
+    (
+        lambda: ProcessesConfig(num_processes=2),
+        (
+            "`processes.coordinator_address` must be given together with num_processes "
+            "and process_id, got None; give all three or none."
+        ),
     ),
     (
         lambda: ExperimentConfig(name="a/b"),

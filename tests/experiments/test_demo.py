@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 import experiments.cli.demo
-from experiments.cli.demo import Outcome, demo, make_table
+from experiments.cli.demo import Demo, Outcome, make_table
 from experiments.run.metrics import Record, read_metrics
 
 
@@ -23,7 +23,7 @@ def test_trains_writes_and_can_be_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments.cli.demo, "SEEDS", (0,))
     for _ in range(2):
         out = io.StringIO()
-        demo(Console(file=out, width=100), tmp_path)
+        Demo(workdir=tmp_path).run(Console(file=out, width=100), "")
         assert f"Report: {tmp_path / 'report.html'}" in out.getvalue()
         assert out.getvalue().count("with batch norm │") == 2
     folders = sorted(p.name for p in tmp_path.iterdir() if p.is_dir())

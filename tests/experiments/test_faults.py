@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that are stopped, killed or out of room, as real processes; they go on."""
+"""Runs that are stopped, killed or out of room, as real processes; they resume."""
 
 import json
 import os
@@ -102,10 +102,10 @@ def test_a_signal_saves_and_the_same_command_goes_on(number, tmp_path, uninterru
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and "Traceback" not in out + err
     word = "Interrupted" if number == signal.SIGINT else "Stopped by SIGTERM"
-    assert f"{word} after step " in out and "the same command goes on" in out
+    assert f"{word} after step " in out and "the same command resumes" in out
     stopped = int(out.split(f"{word} after step ")[1].split(".")[0])
     status, out, _ = finish(folder)
-    assert status == 0 and f"Going on after step {stopped}." in out
+    assert status == 0 and f"Resuming after step {stopped}." in out
     check_is(folder, uninterrupted)
 
 
@@ -126,7 +126,7 @@ def test_kill_loses_at_most_the_steps_since_the_last_checkpoint(
         process.kill()
         process.communicate()
     status, out, _ = finish(folder)
-    assert status == 0 and "Going on after step " in out
+    assert status == 0 and "Resuming after step " in out
     check_is(folder, uninterrupted)
 
 
@@ -134,7 +134,7 @@ def test_a_finished_run_says_so_again(tmp_path, uninterrupted):
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
     status, out, _ = finish(folder)
-    assert status == 0 and f"Going on after step {STEPS}." in out
+    assert status == 0 and f"Resuming after step {STEPS}." in out
     assert lines(folder) == lines(uninterrupted)
 
 

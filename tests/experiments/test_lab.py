@@ -74,7 +74,7 @@ def conducted(study, folder, **fields):
 
 
 def test_a_run_is_that_of_the_loop(tmp_path):
-    """Learning rate and scale are arguments of one program, with the same effect."""
+    """Learning rate and scale are arguments of one program, with the usual effect."""
     axes = {
         "norm": values("norm.kind", ("batch", "none")),
         "scale": values("model.init_scale", (0.5, 2.0)),
@@ -94,13 +94,13 @@ def test_a_run_is_that_of_the_loop(tmp_path):
     assert [len(work) for work in programs] == [2, 2]
 
 
-def test_goes_on_where_it_stopped(tmp_path):
+def test_resumes_where_it_stopped(tmp_path):
     study = small_study()
     whole = conducted(study, tmp_path)[0].rows
     path = tmp_path / RUNS
     lines = path.read_text().splitlines(keepends=True)
     assert len(lines) == 12
-    again = lines[0]  # a run that stands twice counts once
+    again = lines[0]  # a run that appears twice counts once
     path.write_text("".join(lines[:7]) + again + lines[8][:20])  # killed while writing
     table = RunsTable(tmp_path, study, overwrite=False)
     assert len(table.rows) == 7
@@ -121,7 +121,7 @@ def test_goes_on_where_it_stopped(tmp_path):
 
 
 def test_only_the_seeds_of_the_study_decide(tmp_path):
-    """Runs with other seeds stay in the table, and have no say."""
+    """Runs with other seeds stay in the table, and do not count."""
     conducted(small_study(), tmp_path)
     other = small_study(first_seed=2, num_seeds=2)
     table, counts = conducted(other, tmp_path)
@@ -154,7 +154,7 @@ def test_rows_come_back_as_they_were(tmp_path):
 
 
 def test_a_line_looks_the_same_in_every_panel():
-    """Also where a panel lacks the lines before it."""
+    """Even where a panel lacks the lines before it."""
     rows = [
         {"net": net, "norm": norm, "x": x, "seed": 0, "y": x}
         for net in ("a", "b")

@@ -49,7 +49,7 @@ def place(tmp_path):
 
 
 def test_lab_command(place):
-    """All studies, one page, one file of verdicts; the second time nothing is run."""
+    """All studies, one page, one file of verdicts; a second time nothing runs."""
     code, out, error = run(place, "lab")
     assert (code, error) == (0, "")
     assert "one: 8 runs in" in out and "two: 40 runs in" in out
@@ -93,7 +93,7 @@ def get_config():
 """
 
 
-def test_interrupted_it_keeps_what_is_done(place):
+def test_interrupted_it_keeps_finished_runs(place):
     (place / "configs/studies/long.py").write_text(LONG)
     process = start(place, "study", "configs/studies/long.py")
     path = place / "runs/lab/long/runs.jsonl"
@@ -104,7 +104,7 @@ def test_interrupted_it_keeps_what_is_done(place):
     twice = run(place, "study", "configs/studies/long.py")
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in out
+    assert process.returncode == 130 and "the same command resumes" in out
     assert "Traceback" not in error
     assert twice[0] == 2 and "is in use by another process" in twice[2]
     text = path.read_text()

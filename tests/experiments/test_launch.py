@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes train as one, over loopback; one that dies takes no other along."""
+"""Several processes train as one, over loopback; when one dies, all stop."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments.cli.launch import parse
+from experiments.cli.launch import Launch
 from experiments.errors import UserError
 from experiments.run.metrics import read_metrics, series
 
@@ -70,7 +70,7 @@ def wait_until(process, folder, step):
         time.sleep(0.05)
 
 
-def test_a_signal_saves_all_and_the_same_command_goes_on(tmp_path, alone):
+def test_a_signal_saves_all_and_the_same_command_resumes(tmp_path, alone):
     folder = tmp_path / "run"
     process = start(folder, 2)
     wait_until(process, folder, 10)
@@ -79,7 +79,7 @@ def test_a_signal_saves_all_and_the_same_command_goes_on(tmp_path, alone):
     assert process.returncode == 143, (out, err[-3000:])
     assert "Stopped by SIGTERM after step " in out
     out = finish(folder, 2)
-    assert "Going on after step " in out
+    assert "Resuming after step " in out
     np.testing.assert_allclose(curve(folder), alone, rtol=1e-4)
     whole = tmp_path / "whole"
     finish(whole, 2)  # bit for bit what two processes give uninterrupted
@@ -120,7 +120,7 @@ def test_one_that_dies_ends_all_with_a_clear_message(tmp_path, alone):
     _, err = process.communicate(timeout=60)
     assert time.monotonic() - begin < 30
     assert process.returncode != 0
-    assert "goes on from the last checkpoint" in err
+    assert "resumes from the last checkpoint" in err
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     finish(folder, 4)
     np.testing.assert_allclose(curve(folder), alone, rtol=1e-4)
@@ -137,4 +137,4 @@ def test_pmap_is_for_one_process(tmp_path):
 @pytest.mark.parametrize("given", [[], ["--num-processes", "0", "train"], ["train"]])
 def test_mistakes(given):
     with pytest.raises(UserError, match="`launch` takes `--num-processes N train"):
-        parse(given)
+        Launch.parse("launch", given)

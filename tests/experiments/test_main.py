@@ -110,12 +110,42 @@ def test_mistakes(arguments, answer, capsys):
     assert capsys.readouterr().err.startswith(f"error: {answer}")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["train", "--help"], ["launch", "-h"]]
+)
 def test_help_names_the_configs(arguments, capsys):
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "configs/digits_dense.py: Handwritten digits" in out
     assert "--norm.kind none" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "configs/digits_dense.py", "--help"], ["bench", "no.py"]],
+)
+def test_help_and_mistakes_do_not_wait_for_jax(arguments):
+    code = (
+        "import sys; from experiments.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "found = {'jax', 'flax', 'matplotlib'} & set(sys.modules); assert not found"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_of_a_study_only_seeds_and_workers_change(capsys):
+    with pytest.raises(SystemExit):
+        main(["study", "configs/studies/adaptation.py", "--help"])
+    out = capsys.readouterr().out
+    for flag in ("--num-seeds", "--first-seed", "--num-workers", "--workdir"):
+        assert flag in out
+    for field in ("title", "variants", "claims", "probe", "figure"):
+        assert f"--{field}" not in out and f"{field.upper()}." not in out
+    with pytest.raises(SystemExit):
+        main(["study", "configs/studies/adaptation.py", "--title", "a"])
 
 
 def test_no_room_is_one_line(tmp_path):

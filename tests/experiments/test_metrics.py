@@ -5,9 +5,9 @@ import json
 import math
 
 from experiments.run.metrics import (
-    MetricsWriter,
     Record,
     read_metrics,
+    record,
     series,
     steps_to_reach,
     to_line,
@@ -23,10 +23,10 @@ RECORDS = [
 
 def test_round_trip(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with MetricsWriter(path) as writer:
-        for record in RECORDS:
-            writer.write(record)
-            assert read_metrics(path)[-1] == record  # on disk at once
+    on_disk = []
+    written = record(tmp_path, RECORDS, lambda _: on_disk.append(read_metrics(path)))
+    assert written == RECORDS
+    assert on_disk == [RECORDS[:k] for k in range(1, 5)]  # each at once
     assert read_metrics(path) == RECORDS
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert all("step" in line for line in lines)

@@ -57,7 +57,7 @@ def test_open_mpi_is_detected_and_a_signal_to_one_saves_all(tmp_path):
     process = start_by_mpi(folder)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0 and "Traceback" not in err, err[-3000:]
-    assert "Going on after step " in out
+    assert "Resuming after step " in out
     finish(alone, 1)
     np.testing.assert_allclose(curve(folder), curve(alone), rtol=1e-4)
     process = start_by_mpi(folder, "--parallel.mode", "pmap")

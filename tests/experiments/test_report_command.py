@@ -6,20 +6,20 @@ import json
 import pytest
 from rich.console import Console
 
-from experiments.cli.report import report
+from experiments.cli.report import Report
 from experiments.errors import UserError
-from experiments.run.metrics import MetricsWriter, Record
+from experiments.run.metrics import Record, record
 
 
 def make_run(folder, rate, losses):
     folder.mkdir()
     config = {"name": "a", "optimizer": {"learning_rate": rate, "name": "sgd"}}
     (folder / "config.json").write_text(json.dumps(config))
-    with MetricsWriter(folder / "metrics.jsonl") as writer:
-        for step, loss in enumerate(losses, 1):
-            writer.write(
-                Record(10 * step, loss, 0.5, 1.0, 64.0, test_accuracy=1 - loss / 4)
-            )
+    records = [
+        Record(10 * step, loss, 0.5, 1.0, 64.0, test_accuracy=1 - loss / 4)
+        for step, loss in enumerate(losses, 1)
+    ]
+    record(folder, records, lambda one: None)
     return folder
 
 
@@ -29,7 +29,8 @@ def test_two_runs(tmp_path, capsys):
         make_run(tmp_path / "fast", 0.1, [2.0, 1.0, 0.5, 0.125]),
     ]
     output = tmp_path / "pages" / "report.html"
-    report(Console(width=200), runs, output, "python -m experiments report slow fast")
+    command = "python -m experiments report slow fast"
+    Report(runs=tuple(runs), output=output).run(Console(width=200), command)
     out = capsys.readouterr().out
     assert "optimizer.learning_rate" in out and "optimizer.name" not in out
     assert "1.25" in out and "0.125" in out
@@ -41,13 +42,13 @@ def test_two_runs(tmp_path, capsys):
 
 def test_what_is_no_run_is_named(tmp_path):
     with pytest.raises(UserError) as raised:
-        report(Console(), [tmp_path], tmp_path / "r.html", "")
+        Report(runs=(tmp_path,)).run(Console(), "")
     assert str(raised.value) == (
-        f"`{tmp_path}` is not the folder of a run: no `config.json`."
+        f"`{tmp_path}` is not the folder of a run: it has no `config.json`."
     )
     empty = make_run(tmp_path / "empty", 0.1, [])
     with pytest.raises(UserError, match="has no line with a loss yet"):
-        report(Console(), [empty], tmp_path / "r.html", "")
+        Report(runs=(empty,)).run(Console(), "")
     many = [make_run(tmp_path / str(k), 0.1, [1.0]) for k in range(9)]
     with pytest.raises(UserError, match="draws at most 8 runs, got 9"):
-        report(Console(), many, tmp_path / "r.html", "")
+        Report(runs=tuple(many), output=tmp_path / "r.html").run(Console(), "")

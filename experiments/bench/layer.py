@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the layer benchmark times: the same step of one norm in each library."""
+"""A training step of one batch norm layer, in each library."""
 
 import importlib
-import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,14 +12,14 @@ from flax import linen as nn
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from experiments.bench.timing import LIBRARIES, Benchmark, has_torch
 from experiments.config import BenchConfig
 
 AXIS = "shards"
-LIBRARIES = ("jaxbn", "flax", "torch")
 
 
-class BenchCase(NamedTuple):
-    """One row of the table."""
+class LayerCase(NamedTuple):
+    """One row of the table: what the step does."""
 
     title: str
     backward: bool = False
@@ -29,30 +28,36 @@ class BenchCase(NamedTuple):
     shards: int = 1
 
 
-BENCH_CASES = [
-    BenchCase("forward"),
-    BenchCase("forward + backward", backward=True),
-    BenchCase("forward, ReLU", relu=True),
-    BenchCase("forward + backward, ReLU", backward=True, relu=True),
-    BenchCase("forward, masked", masked=True),
-    BenchCase("forward + backward, masked", backward=True, masked=True),
-    BenchCase("forward, 2 devices synchronised", shards=2),
-    BenchCase("forward + backward, 2 devices synchronised", backward=True, shards=2),
+CASES = [
+    LayerCase("forward"),
+    LayerCase("forward + backward", backward=True),
+    LayerCase("forward, ReLU", relu=True),
+    LayerCase("forward + backward, ReLU", backward=True, relu=True),
+    LayerCase("forward, masked", masked=True),
+    LayerCase("forward + backward, masked", backward=True, masked=True),
+    LayerCase("forward, 2 devices synchronised", shards=2),
+    LayerCase("forward + backward, 2 devices synchronised", backward=True, shards=2),
 ]
 
 
+def benchmarks(config: BenchConfig) -> Iterator[Benchmark]:
+    """Yields every case, set up when its turn comes."""
+    for case in CASES:
+        steps = {name: make_step(name, case, config) for name in LIBRARIES}
+        yield Benchmark(case.title, {name: s for name, s in steps.items() if s})
+
+
 def make_step(
-    library: str, case: BenchCase, config: BenchConfig
+    library: str, case: LayerCase, config: BenchConfig
 ) -> Callable[[], Any] | None:
-    """Returns what one call of takes the time of; None without library or feature."""
+    """Returns the function to time; None if library or feature is missing."""
     rng = np.random.default_rng(config.seed)
     x, dy = rng.normal(size=(2, *config.shape)).astype(np.float32)
     mask = np.arange(config.shape[0]) < max(1, 3 * config.shape[0] // 4)
     if library == "torch":
-        there = importlib.util.find_spec("torch") is not None
         fits = jax.default_backend() == "cpu" and config.dtype == "float32"
-        has_feature = not case.masked and case.shards == 1
-        return _torch_step(case, x, dy) if there and fits and has_feature else None
+        able = has_torch() and not case.masked and case.shards == 1
+        return _torch_step(case, x, dy) if able and fits else None
     if case.shards > jax.device_count():
         return None
     module = importlib.import_module(f"{library}.linen").BatchNorm
@@ -64,18 +69,20 @@ def make_step(
         **fused,
     )
     activation = nn.relu if case.relu and not fused else None
-    step = jax.jit(_cut(_jax_step(norm, activation, case), case))
+    step = jax.jit(_sharded(_jax_step(norm, activation, case), case))
     variables = module(use_running_average=False).init(
         jax.random.key(config.seed), jnp.ones((2, *config.shape[1:]), config.dtype)
     )
-    # Flax wants the rank of x, jaxbn takes it too.
+    # Flax needs a mask of the rank of x; jaxbn takes it too.
     shaped = mask.reshape(-1, *[1] * (x.ndim - 1)) if case.masked else None
     arguments = variables, *(_put(a, case, config) for a in (x, shaped, dy))
     return lambda: jax.block_until_ready(step(*arguments))
 
 
-def _put(array: np.ndarray | None, case: BenchCase, config: BenchConfig):
-    """On the device, or cut over the devices."""
+def _put(
+    array: np.ndarray | None, case: LayerCase, config: BenchConfig
+) -> jax.Array | None:
+    """Puts an array on the device, or shards it over the devices."""
     if array is None:
         return None
     if array.dtype != bool:
@@ -85,12 +92,14 @@ def _put(array: np.ndarray | None, case: BenchCase, config: BenchConfig):
     return jax.device_put(array, jax.sharding.NamedSharding(_mesh(case), P(AXIS)))
 
 
-def _mesh(case: BenchCase) -> jax.sharding.Mesh:
+def _mesh(case: LayerCase) -> jax.sharding.Mesh:
     return jax.make_mesh((case.shards,), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def _jax_step(norm: nn.Module, activation: Callable | None, case: BenchCase):
-    """Output and running statistics; the gradients of parameters and input."""
+def _jax_step(
+    norm: nn.Module, activation: Callable | None, case: LayerCase
+) -> Callable[..., Any]:
+    """Returns output, running statistics, and gradients of parameters and input."""
 
     def forward(params, x, stats, mask):
         variables = {"params": params, "batch_stats": stats}
@@ -109,8 +118,8 @@ def _jax_step(norm: nn.Module, activation: Callable | None, case: BenchCase):
     return step
 
 
-def _cut(step: Callable, case: BenchCase) -> Callable:
-    """The same over devices, of which each holds a part of the batch."""
+def _sharded(step: Callable, case: LayerCase) -> Callable:
+    """Returns the step over devices, each of which holds a part of the batch."""
     if case.shards == 1:
         return step
     gradients = (P(), P(AXIS)) if case.backward else None
@@ -122,8 +131,8 @@ def _cut(step: Callable, case: BenchCase) -> Callable:
     )
 
 
-def _torch_step(case: BenchCase, x: np.ndarray, dy: np.ndarray):
-    """PyTorch on the CPU, in its faster memory format, channels last."""
+def _torch_step(case: LayerCase, x: np.ndarray, dy: np.ndarray) -> Callable[[], Any]:
+    """Returns PyTorch's step on the CPU, in its faster format, channels last."""
     torch: Any = importlib.import_module("torch")
 
     def channels_last(array):

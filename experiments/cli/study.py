@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`study`: the runs that test a claim, and its verdict."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from experiments.cli.command import ConfigCommand, Flag, on_interrupt
+from experiments.config import StudyConfig
+from experiments.config.loading import load
+from experiments.run.folder import REPORT, locked
+from experiments.run.progress import ProgressBar
+from experiments.run.report import print_table, write_figures
+
+if TYPE_CHECKING:
+    from experiments.lab.outcome import Outcome
+
+INTERRUPTED = "Interrupted. Finished runs are kept; the same command resumes."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study(ConfigCommand):
+    """Tests the claims of a study: trains its variants, and applies its rules.
+
+    Runs that its folder holds already are not repeated.
+    """
+
+    usage = "CONFIG [--workdir DIR] [--num-seeds N] [--overwrite]"
+    config: Annotated[
+        StudyConfig,
+        tyro.conf.arg(name=""),
+        tyro.conf.SuppressFixed,
+        tyro.conf.AvoidSubcommands,
+    ]
+    workdir: Path | None = None
+    """The folder of the results; runs/lab/NAME unless given."""
+    overwrite: Flag = False
+    """Replace the runs in the folder."""
+
+    @classmethod
+    def of(cls, path: Path) -> "Study":
+        """Loads the config."""
+        return cls(config=load(path, StudyConfig))
+
+    def run(self, console: Console, command: str) -> None:
+        """Makes the runs that are missing, prints the numbers, and writes the page."""
+        from experiments.lab.outcome import front_table, write_page
+
+        config = self.config
+        folder = self.workdir or Path("runs/lab") / config.name
+        with on_interrupt(console, INTERRUPTED):
+            work = [(config, folder, command)]
+            (outcome,) = run_studies(console, work, overwrite=self.overwrite)
+        write_page(folder / REPORT, config.title, [outcome], command)
+        write_figures(folder, config.name, outcome.pictures)
+        print_table(console, outcome.numbers)
+        print_table(console, front_table([outcome]))
+        console.print(f"Report: {folder / REPORT}", soft_wrap=True)
+
+
+def run_studies(
+    console: Console, work: list[tuple[StudyConfig, Path, str]], *, overwrite: bool
+) -> list["Outcome"]:
+    """Runs one study after the other, with one bar for all.
+
+    Args:
+        console: shows the progress.
+        work: each study, its folder, and the command that repeats it.
+        overwrite: whether to replace the runs in the folders.
+    """
+    from experiments.lab.conduct import conduct
+    from experiments.lab.outcome import conclude
+    from experiments.lab.runs_table import RunsTable
+
+    total = sum(len(config.variants) * config.num_seeds for config, *_ in work)
+    outcomes = []
+    with ProgressBar(console, total) as bar:
+        for config, folder, command in work:
+            with locked(folder):
+                table = RunsTable(folder, config, overwrite=overwrite)
+                start, before = time.perf_counter(), len(table.rows)
+                bar.update(config.name, advance=before)
+                runs = len(config.variants) * config.num_seeds - before
+                bar.line(f"{config.name}: {runs} runs to do")
+                conduct(config, table, lambda num: bar.update(advance=num))
+                new = len(table.rows) - before
+                seconds = time.perf_counter() - start
+                console.print(f"{config.name}: {new} runs in {seconds:.0f} s")
+                outcomes.append(conclude(config, table.rows, command))
+    return outcomes
