@@ -58,19 +58,19 @@ ERRORS = [
     ),
     (
         lambda: study(variants=()),
-        "`variants` must be distinct, and at least one, got 0.",
+        "`variants` must be one or more, each with other settings, got [].",
     ),
     (
         lambda: study(claims=(claim("layer"),)),
-        "`where` must be settings of at least one variant, got (('norm', 'layer'),).",
+        "`where` must be a choice of at least one variant, got (('norm', 'layer'),).",
     ),
     (
         lambda: study(claims=(claim("batch", along="rate"),)),
-        "`along` must be a setting, got 'rate'.",
+        "`along` must be one of the settings ['norm'], got 'rate'.",
     ),
     (
         lambda: study(figure=figure("rate")),
-        "`figure` must be of the settings ['norm'], got {'rate'}.",
+        "`figure` must be drawn over the settings ['norm'], got {'rate'}.",
     ),
     (
         lambda: study(changes={"train.eval_every": 7}),
