@@ -205,12 +205,12 @@ class StudyConfig:
         check_name_and_seed(self.name, self.first_seed)
         require_at_least(self, "", num_seeds=1, num_workers=1)
         settings = [dict(variant.settings) for variant in self.variants]
-        distinct = len(set(map(repr, settings))) == len(settings) > 0
+        repeated = [one for one in settings if settings.count(one) > 1]
         rule = "one or more, each with other settings"
-        require(distinct, "variants", rule, settings)
+        require(settings and not repeated, "variants", rule, repeated)
         names = set(settings[0])
         others = [set(one) for one in settings if set(one) != names]
-        rule = f"variants with the settings {sorted(names)}, as the first is"
+        rule = f"variants with the settings {sorted(names)}, like the first"
         require(not others, "variants", rule, others)
         for variant in self.variants:
             loop = variant.experiment.train

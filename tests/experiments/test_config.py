@@ -21,12 +21,15 @@ from experiments.config import (
     ProcessesConfig,
     StudyConfig,
     TrainConfig,
+    Variant,
     changed,
     grid,
     values,
 )
 from experiments.config.loading import available, load
 
+TWICE = 2 * (Variant(settings=(("size", 1),), experiment=LAB_DENSE),)
+MIXED = (Variant(settings=(("norm", 1),), experiment=LAB_DENSE),)
 ADAPTATION = AdaptationConfig(corruption="blur", severity=1)
 
 
@@ -59,6 +62,20 @@ ERRORS = [
     (
         lambda: study(variants=()),
         "`variants` must be one or more, each with other settings, got [].",
+    ),
+    (
+        lambda: study(variants=TWICE),
+        (
+            "`variants` must be one or more, each with other settings, got "
+            "[{'size': 1}, {'size': 1}]."
+        ),
+    ),
+    (
+        lambda: study(variants=(*TWICE[:1], *MIXED)),
+        (
+            "`variants` must be variants with the settings ['size'], like the first, "
+            "got [{'norm'}]."
+        ),
     ),
     (
         lambda: study(claims=(claim("layer"),)),
