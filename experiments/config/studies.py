@@ -9,7 +9,11 @@ from typing import Any, Literal
 from tyro.conf import Fixed
 
 from experiments.config.experiment import ExperimentConfig
-from experiments.config.ranges import check_name_and_seed, require
+from experiments.config.ranges import (
+    check_name_and_seed,
+    require,
+    require_at_least,
+)
 
 Settings = tuple[tuple[str, Any], ...]
 """Names and values, such as `(("norm", "batch"), ("rate", 0.1))`. Where runs are
@@ -37,9 +41,7 @@ class AdaptationConfig:
     def __post_init__(self):
         """Checks the ranges."""
         require(0 <= self.severity <= 5, "severity", "in [0, 5]", self.severity)
-        size = self.batch_size
-        require(size is None or size >= 2, "batch_size", ">= 2", size)
-        require(self.prior_count >= 0, "prior_count", ">= 0", self.prior_count)
+        require_at_least(self, "", batch_size=2, prior_count=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,15 +203,15 @@ class StudyConfig:
     def __post_init__(self):
         """Checks the ranges, and that the claims and the figure fit the variants."""
         check_name_and_seed(self.name, self.first_seed)
-        require(self.num_seeds >= 1, "num_seeds", ">= 1", self.num_seeds)
-        workers = self.num_workers
-        require(workers is None or workers >= 1, "num_workers", ">= 1", workers)
+        require_at_least(self, "", num_seeds=1, num_workers=1)
         settings = [dict(variant.settings) for variant in self.variants]
-        distinct = len(set(map(repr, settings))) == len(settings) > 0
-        require(distinct, "variants", "distinct, and at least one", len(settings))
+        repeated = [one for one in settings if settings.count(one) > 1]
+        rule = "one or more, each with other settings"
+        require(settings and not repeated, "variants", rule, repeated)
         names = set(settings[0])
-        same = all(set(one) == names for one in settings)
-        require(same, "variants", "of the same settings", sorted(names))
+        others = [set(one) for one in settings if set(one) != names]
+        rule = f"variants with the settings {sorted(names)}, like the first"
+        require(not others, "variants", rule, others)
         for variant in self.variants:
             loop = variant.experiment.train
             whole = loop.num_steps % loop.eval_every == 0
@@ -223,10 +225,13 @@ class StudyConfig:
             for measure in filter(None, (claim.first, claim.second)):
                 self._check_measure(measure, settings)
         shown = {self.figure.x, self.figure.lines, self.figure.panels or self.figure.x}
-        require(shown <= names, "figure", f"of the settings {sorted(names)}", shown)
+        rule = f"drawn over the settings {sorted(names)}"
+        require(shown <= names, "figure", rule, shown)
 
-    def _check_measure(self, measure: Measure, settings: list[dict]) -> None:
+    def _check_measure(self, measure: Measure, settings: list[dict[str, Any]]) -> None:
         found = any(measure.picks(one) for one in settings)
-        require(found, "where", "settings of at least one variant", measure.where)
-        along = not measure.along or measure.along in settings[0]
-        require(along, "along", "a setting", measure.along)
+        require(found, "where", "a choice of at least one variant", measure.where)
+        fits = not measure.along or measure.along in settings[0]
+        require(
+            fits, "along", f"one of the settings {list(settings[0])}", measure.along
+        )

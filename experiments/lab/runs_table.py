@@ -10,6 +10,8 @@ from typing import Any
 
 from experiments.config import StudyConfig, Variant
 from experiments.errors import UserError
+from experiments.run.folder import write_atomically
+from experiments.run.metrics import to_json
 
 RUNS, STUDY = "runs.jsonl", "study.json"
 SEED = "seed"
@@ -49,7 +51,7 @@ class RunsTable:
                 "it with --overwrite."
             )
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(_line(row) for row in rows))
+            file.write("".join(to_json(row) + "\n" for row in rows))
         self._all += rows
 
 
@@ -75,7 +77,7 @@ def _check_same(path: Path, runs: Path, study: StudyConfig) -> None:
     if not path.exists():
         if runs.exists():
             raise UserError(f"`{runs}` has no `{STUDY}` next to it; move it away.")
-        path.write_text(json.dumps(wanted) + "\n", "utf-8")
+        write_atomically(path, json.dumps(wanted) + "\n")
         return
     try:
         held = json.loads(path.read_text("utf-8"))
@@ -88,15 +90,6 @@ def _check_same(path: Path, runs: Path, study: StudyConfig) -> None:
         )
 
 
-def _line(row: Row) -> str:
-    """Returns the row as a line; NaN and infinity, which JSON lacks, become null."""
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in row.items()
-    }
-    return json.dumps(finite) + "\n"
-
-
 def _read(path: Path, study: StudyConfig) -> list[Row]:
     """Returns the rows, the first of each variant and seed; cuts off a torn last line.
 
@@ -107,7 +100,7 @@ def _read(path: Path, study: StudyConfig) -> list[Row]:
     text = path.read_text("utf-8")
     complete = text[: text.rfind("\n") + 1]
     if complete != text:
-        path.write_text(complete, "utf-8")
+        write_atomically(path, complete)
     names = [name for name, _ in study.variants[0].settings]
     known = {variant.settings for variant in study.variants}
     rows: dict[Any, Row] = {}

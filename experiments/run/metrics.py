@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.run.folder import METRICS, write_atomically
 
@@ -25,15 +25,18 @@ class Record(NamedTuple):
     average_test_accuracy: float | None = None
 
 
+def to_json(fields: dict[str, Any]) -> str:
+    """Returns the fields as JSON; NaN and infinities, which JSON lacks, become null."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in fields.items()
+    }
+    return json.dumps(finite)
+
+
 def to_line(record: Record) -> str:
-    """Returns the record as JSON; NaN and infinities, which JSON lacks, become null."""
-    return json.dumps(
-        {
-            name: value if math.isfinite(value) else None
-            for name, value in record._asdict().items()
-            if value is not None
-        }
-    )
+    """Returns the line of a record, without the measures that were not taken."""
+    return to_json({k: v for k, v in record._asdict().items() if v is not None})
 
 
 def record(

@@ -21,12 +21,15 @@ from experiments.config import (
     ProcessesConfig,
     StudyConfig,
     TrainConfig,
+    Variant,
     changed,
     grid,
     values,
 )
 from experiments.config.loading import available, load
 
+TWICE = 2 * (Variant(settings=(("size", 1),), experiment=LAB_DENSE),)
+MIXED = (Variant(settings=(("norm", 1),), experiment=LAB_DENSE),)
 ADAPTATION = AdaptationConfig(corruption="blur", severity=1)
 
 
@@ -58,19 +61,33 @@ ERRORS = [
     ),
     (
         lambda: study(variants=()),
-        "`variants` must be distinct, and at least one, got 0.",
+        "`variants` must be one or more, each with other settings, got [].",
+    ),
+    (
+        lambda: study(variants=TWICE),
+        (
+            "`variants` must be one or more, each with other settings, got "
+            "[{'size': 1}, {'size': 1}]."
+        ),
+    ),
+    (
+        lambda: study(variants=(*TWICE[:1], *MIXED)),
+        (
+            "`variants` must be variants with the settings ['size'], like the first, "
+            "got [{'norm'}]."
+        ),
     ),
     (
         lambda: study(claims=(claim("layer"),)),
-        "`where` must be settings of at least one variant, got (('norm', 'layer'),).",
+        "`where` must be a choice of at least one variant, got (('norm', 'layer'),).",
     ),
     (
         lambda: study(claims=(claim("batch", along="rate"),)),
-        "`along` must be a setting, got 'rate'.",
+        "`along` must be one of the settings ['norm'], got 'rate'.",
     ),
     (
         lambda: study(figure=figure("rate")),
-        "`figure` must be of the settings ['norm'], got {'rate'}.",
+        "`figure` must be drawn over the settings ['norm'], got {'rate'}.",
     ),
     (
         lambda: study(changes={"train.eval_every": 7}),

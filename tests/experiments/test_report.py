@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page is self-contained, well formed and escaped; the curves show every group."""
 
+import io
 import math
 import re
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
 from experiments.run.metrics import Record
 from experiments.run.plots import Run, curves
-from experiments.run.report import Picture, Table, write_report
+from experiments.run.report import Picture, Table, print_table, write_report
 
 RUNS = [
     Run("with <norm>", [Record(s, loss=1 / s, test_accuracy=1 - 1 / s)
@@ -69,3 +71,11 @@ def test_curves_are_the_same_each_time_and_draw_both_groups():
     assert svg == curves("Title", RUNS)
     colours = set(re.findall(r"stroke: (#[0-9a-f]{6})", svg))
     assert {"#0072b2", "#d55e00"} <= colours
+
+
+def test_numbers_are_aligned_to_the_right_on_the_console():
+    table = Table(["name", "ms"], [["a", "-"], ["bc", "12.5"]], "A note.", "A title")
+    out = io.StringIO()
+    print_table(Console(file=out, width=40), table)
+    assert "│ a    │    - │" in out.getvalue() and "│ bc   │ 12.5 │" in out.getvalue()
+    assert "A title" in out.getvalue() and "A note." in out.getvalue()
