@@ -3,7 +3,7 @@
 
 v1.5 strides in the 3x3 convolution of a bottleneck, as PyTorch's do. The last scale of
 each block starts at 0 (Goyal et al. 2017, https://arxiv.org/abs/1706.02677), so that
-the block starts as what is added to.
+the block starts as the identity.
 """
 
 import functools
@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(block: Any, x: Array, shape: tuple[int, ...]) -> Array:
-    """The input, or its projection where the shape changes."""
+    """Returns the input, or its projection if the shape changes."""
     if x.shape == shape:
         return x
     x = block.conv(shape[-1], (1, 1), block.stride, name="downsample_conv")(x)
@@ -90,8 +90,8 @@ class ResNet(nn.Module):
     ) -> Float[Array, "b k"]:
         """Returns the logits.
 
-        Images of up to 64 pixels get the stem of CIFAR, one 3x3 convolution; larger
-        ones that of ImageNet, 7x7 with stride 2 and a 3x3 maximum with stride 2.
+        Images of up to 64 pixels have the stem for CIFAR, one 3x3 convolution; larger
+        ones that for ImageNet, 7x7 with stride 2 and a 3x3 maximum with stride 2.
         """
         conv = functools.partial(_conv, self.dtype)
         norm = functools.partial(_norm, self.norm, not train, mask)
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
                  name="conv1")(x)  # fmt: skip
         x = nn.relu(norm(name="bn1")(x))
         if large:
-            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # after ReLU: 0 is least
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # ReLU is never below 0
             x = nn.max_pool(x, (3, 3), (2, 2), "VALID")
         for stage, num_blocks in enumerate(self.stages):
             for number in range(num_blocks):
@@ -119,7 +119,7 @@ def _conv(
     *,
     name: str,
 ) -> nn.Module:
-    """As PyTorch pads: the same on both sides, whatever the stride."""
+    """Makes a convolution padded as in PyTorch: equally on both sides."""
     return nn.Conv(
         channels,
         size,
