@@ -16,7 +16,7 @@ NETWORKS = {
     "dense": Dense,
     "conv": Conv,
     "plain": Plain,
-    "gru": functools.partial(Recurrent, cell=nn.GRUCell),
+    "gru": Recurrent,
     "lstm": functools.partial(Recurrent, cell=nn.OptimizedLSTMCell),
     "step_gru": StepGRU,
     **RESNETS,

@@ -8,22 +8,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from experiments.models.network import Images, Mask, Network
 from experiments.models.norms import Norm
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
 
 
-class Small(nn.Module):
+class Small(Network):
     """What the dense and the convolutional network of the introductions share.
 
     The fields have the names and values of `ModelConfig`.
     """
 
-    norm: Norm
-    num_classes: int
-    dtype: DTypeLike | None = None
     axis_name: str | None = None
     hidden: tuple[int, ...] | None = None
     activation: str = "relu"
@@ -31,7 +29,7 @@ class Small(nn.Module):
     dropout: float = 0.0
 
     def after_weights(
-        self, x: Float[Array, "b *d c"], train: bool, mask: Bool[Array, " b"] | None
+        self, x: Float[Array, "b *d c"], train: bool, mask: Mask
     ) -> Float[Array, "b *d c"]:
         """Applies norm and activation, in this order or the other, and dropout."""
         norm = self.norm(use_running_average=not train, mask=mask)
@@ -48,20 +46,13 @@ class Small(nn.Module):
 class Dense(Small):
     """Dense hidden layers, of 128 and 64 units by default."""
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        train: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b k"]:
-        """Returns the logits."""
+    def features(self, x: Images, train: bool, mask: Mask) -> Float[Array, "b f"]:
+        """Returns the input of the last layer."""
         x = x.reshape(x.shape[0], -1)
         for width in self.hidden or (128, 64):
             x = nn.Dense(width, dtype=self.dtype)(x)
             x = self.after_weights(x, train, mask)
-        return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+        return x
 
 
 class Conv(Small):
@@ -69,22 +60,15 @@ class Conv(Small):
 
     convolution: str = "xla"
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        train: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b k"]:
-        """Returns the logits."""
+    def features(self, x: Images, train: bool, mask: Mask) -> Float[Array, "b f"]:
+        """Returns the input of the last layer."""
         convolve = convolve_by_patches if self.convolution == "patches" else None
         for channels in self.hidden or (32,):
             x = nn.Conv(
                 channels, (3, 3), dtype=self.dtype, conv_general_dilated=convolve
             )(x)
             x = self.after_weights(x, train, mask)
-        return nn.Dense(self.num_classes, dtype=self.dtype)(x.reshape(x.shape[0], -1))
+        return x.reshape(x.shape[0], -1)
 
 
 class Layer(nn.Module):
@@ -98,7 +82,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b c"], mask: Bool[Array, " b"] | None
+        self, x: Float[Array, "b c"], mask: Mask
     ) -> tuple[Float[Array, "b w"], None]:
         """Returns the units' values, and nothing for `nn.scan` to stack."""
         x = nn.Dense(self.width, dtype=self.dtype)(x)
@@ -106,28 +90,18 @@ class Layer(nn.Module):
         return ACTIVATIONS[self.activation](norm(x)), None
 
 
-class Plain(nn.Module):
+class Plain(Network):
     """`depth` layers of one width, without residuals.
 
     All but the first are one scan, which compiles once.
     """
 
-    norm: Norm
-    num_classes: int
-    dtype: DTypeLike | None = None
     activation: str = "relu"
     depth: int = 2
     width: int = 32
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        train: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b k"]:
-        """Returns the logits."""
+    def features(self, x: Images, train: bool, mask: Mask) -> Float[Array, "b f"]:
+        """Returns the input of the last layer."""
         fields = (self.norm, self.width, self.dtype, self.activation, train)
         x, _ = Layer(*fields)(x.reshape(x.shape[0], -1), mask)
         others = nn.scan(
@@ -138,7 +112,7 @@ class Plain(nn.Module):
             length=self.depth - 1,
         )
         x, _ = others(*fields)(x, mask)
-        return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+        return x
 
 
 class Dropout(nn.Module):

@@ -14,29 +14,20 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from experiments.models.network import Images, Mask, Network
 from experiments.models.norms import Norm
 
 
-class Recurrent(nn.Module):
+class Recurrent(Network):
     """A dense layer and norm for each row, a cell over the rows, norm, logits."""
 
-    norm: Norm
-    num_classes: int
-    cell: Callable[..., nn.RNNCellBase]
-    dtype: DTypeLike | None = None
+    cell: Callable[..., nn.RNNCellBase] = nn.GRUCell
     hidden: int = 64
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        train: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b k"]:
-        """Returns the logits."""
+    def features(self, x: Images, train: bool, mask: Mask) -> Float[Array, "b f"]:
+        """Returns the input of the last layer."""
         norm = functools.partial(self.norm, use_running_average=not train, mask=mask)
         x = x.reshape(*x.shape[:2], -1)
         x = norm()(nn.Dense(self.hidden, dtype=self.dtype)(x))
@@ -44,8 +35,7 @@ class Recurrent(nn.Module):
         zeros = cell.initialize_carry(jax.random.key(0), x[:, 0].shape)
         start = jax.tree.map(functools.partial(_zeros, x), zeros)
         states: Any = nn.RNN(cell)(x, initial_carry=start)
-        last = norm()(states[:, -1])
-        return nn.Dense(self.num_classes, dtype=self.dtype)(last)
+        return norm()(states[:, -1])
 
 
 class NormedCell(nn.Module):
@@ -61,7 +51,7 @@ class NormedCell(nn.Module):
         self,
         state: Float[Array, "b s"],
         row: Float[Array, "b c"],
-        mask: Bool[Array, " b"] | None,
+        mask: Mask,
     ) -> tuple[Float[Array, "b s"], None]:
         """Returns the next state, and nothing for `nn.scan` to stack."""
         norm = functools.partial(
@@ -76,24 +66,14 @@ class NormedCell(nn.Module):
         return (1 - update) * nn.tanh(new) + update * state, None
 
 
-class StepGRU(nn.Module):
+class StepGRU(Network):
     """The cell over the rows of an image, and logits of the last state."""
 
-    norm: Norm
-    num_classes: int
-    dtype: DTypeLike | None = None
     hidden: int = 32
     step_statistics: bool = True
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        train: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b k"]:
-        """Returns the logits."""
+    def features(self, x: Images, train: bool, mask: Mask) -> Float[Array, "b f"]:
+        """Returns the input of the last layer."""
         rows = x.reshape(*x.shape[:2], -1)
         state = _zeros(rows, jnp.zeros((len(rows), self.hidden), rows.dtype))
         fields = (self.norm, self.hidden, self.dtype, train)
@@ -110,7 +90,7 @@ class StepGRU(nn.Module):
             cell = NormedCell(*fields)
             for number in range(rows.shape[1]):
                 state, _ = cell(state, rows[:, number], mask)
-        return nn.Dense(self.num_classes, dtype=self.dtype)(state)
+        return state
 
 
 def _zeros(x: Array, like: Array) -> Array:

@@ -13,8 +13,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from experiments.models.network import Images, Mask, Network
 from experiments.models.norms import Norm
 
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -70,25 +71,17 @@ def _shortcut(block: Any, x: Array, shape: tuple[int, ...]) -> Array:
     return block.norm(name="downsample_bn")(x)
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """Four stages of blocks between a stem and a mean over the image."""
 
-    norm: Norm
-    num_classes: int
-    stages: tuple[int, ...]
-    block: type[BasicBlock] | type[Bottleneck]
-    dtype: DTypeLike | None = None
+    stages: tuple[int, ...] = (2, 2, 2, 2)
+    block: type[BasicBlock] | type[Bottleneck] = BasicBlock
     width: int = 64
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        train: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b k"]:
-        """Returns the logits.
+    last_layer = "fc"
+
+    def features(self, x: Images, train: bool, mask: Mask) -> Float[Array, "b f"]:
+        """Returns the means over the image.
 
         Images of up to 64 pixels have the stem for CIFAR, one 3x3 convolution; larger
         ones that for ImageNet, 7x7 with stride 2 and a 3x3 maximum with stride 2.
@@ -107,8 +100,7 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and number == 0 else 1
                 name = f"layer{stage + 1}_{number}"
                 x = self.block(conv, norm, self.width * 2**stage, stride, name=name)(x)
-        x = jnp.mean(x, (1, 2))
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x)
+        return jnp.mean(x, (1, 2))
 
 
 def _conv(
