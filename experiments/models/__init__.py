@@ -36,7 +36,7 @@ def make_model(
         config: the experiment.
         num_classes: of the data set.
         axis_name: the mapped axis that shards the batch, if a step is mapped.
-        num_devices: of the batch; None if its statistics are always those of the whole.
+        num_devices: that share a batch; None: one, with statistics of all of it.
     """
     size, statistics = config.norm.virtual_batch_size, config.parallel.statistics
     if num_devices is not None and statistics != "global":

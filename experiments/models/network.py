@@ -19,7 +19,7 @@ class Network(nn.Module):
     num_classes: int
     dtype: DTypeLike | None = None
 
-    last_layer = None  # its name, where it has one
+    last_layer = None  # its name; None: Flax's
 
     @nn.compact
     def __call__(

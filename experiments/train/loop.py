@@ -231,13 +231,13 @@ class Window:
         """Returns means over the examples, and times."""
         scores = self.scores()
         total = sum(count for *_, count in scores)
-        whole = self._seconds + self._waited
+        elapsed = self._seconds + self._waited
         return {
             "loss": sum(loss * count for loss, _, count in scores) / total,
             "accuracy": sum(right * count for _, right, count in scores) / total,
             "ms_per_step": 1e3 * self._seconds / self._num_timed,
-            "images_per_second": total / len(scores) * self._num_timed / whole,
-            "data_wait": self._waited / whole,
+            "images_per_second": total / len(scores) * self._num_timed / elapsed,
+            "data_wait": self._waited / elapsed,
         }
 
 

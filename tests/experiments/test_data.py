@@ -75,7 +75,7 @@ def test_order_is_of_the_seed():
 
 
 @pytest.mark.parametrize("augmented", [False, True])
-def test_goes_on_at_any_step(augmented):
+def test_resumes_at_any_step(augmented):
     """From the state of the iterator; augmentation included."""
     options = {"crop_padding": 1, "flip": True} if augmented else {}
     config = DataConfig(batch_size=8, **options)
@@ -128,7 +128,7 @@ def test_rows_are_a_function_of_the_step():
     np.testing.assert_array_equal(rows[1], rows_of_step(10, 4, 0, 1))
 
 
-def test_empty_rows_stand_at_the_end_of_every_batch():
+def test_empty_rows_are_at_the_end_of_every_batch():
     rows = [rows_of_step(10, 4, 0, step, 1) for step in range(4)]
     assert sorted(np.concatenate(rows)) == [-1] * 6 + list(range(10))
     assert all(batch[-1] == -1 for batch in rows)

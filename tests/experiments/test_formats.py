@@ -139,7 +139,7 @@ def test_missing_files_say_what_is_wanted_and_where_people_get_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "expected"),
     [
         (lambda d: d[:-1], "must have 1584 bytes for shape (2, 28, 28), got 1583"),
         (lambda d: b"\x01" + d[1:], "must start with 00 00 08 03"),
@@ -147,12 +147,12 @@ def test_missing_files_say_what_is_wanted_and_where_people_get_it(tmp_path):
         (lambda d: b"", "got nothing."),
     ],
 )
-def test_broken_idx(damage, said, mnist):
+def test_broken_idx(damage, expected, mnist):
     folder, _ = mnist
     path = folder / "t10k-images-idx3-ubyte"
     path.write_bytes(damage(path.read_bytes()))
     text = error_of(lambda: load_dataset(config("mnist", folder)))
-    assert text.startswith(f"`{path}` ") and said in text
+    assert text.startswith(f"`{path}` ") and expected in text
 
 
 def test_broken_idx_archive_and_labels(mnist):

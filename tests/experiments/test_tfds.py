@@ -113,7 +113,7 @@ def only(folder, pattern):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "expected"),
     [
         (lambda path: path.unlink(), "does not exist."),
         (
@@ -124,10 +124,10 @@ def only(folder, pattern):
     ],
     ids=["missing", "truncated", "garbage"],
 )
-def test_a_broken_file_is_named_before_training(damage, said, folder):
+def test_a_broken_file_is_named_before_training(damage, expected, folder):
     path = only(folder, "tiny-train*")
     damage(path)
-    assert error_of(config(folder)).startswith(f"`{path}` {said}")
+    assert error_of(config(folder)).startswith(f"`{path}` {expected}")
 
 
 def change(path, **fields):
