@@ -6,7 +6,7 @@ from experiments.data.examples import ArraySource as ArraySource
 from experiments.data.examples import Batch as Batch
 from experiments.data.examples import Dataset as Dataset
 from experiments.data.examples import Source as Source
+from experiments.data.pipeline import EvalBatches as EvalBatches
 from experiments.data.pipeline import batches_of_each_kind as batches_of_each_kind
-from experiments.data.pipeline import eval_batches as eval_batches
+from experiments.data.pipeline import rows_of_step as rows_of_step
 from experiments.data.pipeline import train_batches as train_batches
-from experiments.data.schedule import rows_of_step as rows_of_step

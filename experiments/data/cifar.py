@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.data.examples import ArraySource, Dataset
-from experiments.data.files import find
+from experiments.data.files import checked_source, find
 from experiments.errors import UserError
 
 WHERE = "CIFAR is at https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -21,12 +21,12 @@ PIXELS = 3 * 32 * 32
 
 
 class Version(NamedTuple):
-    """The files of a data set, without `.bin`, and how labels stand in them."""
+    """The files of a data set, without `.bin`, and where they hold the labels."""
 
     train: tuple[str, ...]
     test: str
     num_classes: int
-    label_bytes: int  # of which the last is the label
+    label_bytes: int  # at the start of a record; the last is the label
     label_key: bytes
 
 
@@ -42,22 +42,19 @@ def load(folder: Path, name: str) -> Dataset:
     """Reads the training files and the test file."""
     version = VERSIONS[name]
     parts = [_read(folder, file, version) for file in version.train]
-    image, label = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    train, test = (image, label), _read(folder, version.test, version)
-    return Dataset(ArraySource(*train), ArraySource(*test), version.num_classes)
+    image = np.concatenate([part.image for part in parts])
+    label = np.concatenate([part.label for part in parts])
+    test = _read(folder, version.test, version)
+    return Dataset(ArraySource(image, label), test, version.num_classes)
 
 
-def _read(folder: Path, name: str, version: Version) -> tuple[np.ndarray, np.ndarray]:
+def _read(folder: Path, name: str, version: Version) -> ArraySource:
     path = find(folder, (f"{name}.bin", name), where=WHERE)
     read = _read_binary if path.suffix == ".bin" else _read_pickle
     pixels, label = read(path, version)
-    if label.size and not 0 <= label.min() <= label.max() < version.num_classes:
-        raise UserError(
-            f"`{path}` must have labels from 0 to {version.num_classes - 1}, got "
-            f"{label.min()} to {label.max()}."
-        )
     image = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(image), label.astype(np.int32)
+    image = np.ascontiguousarray(image)
+    return checked_source(path, image, label, version.num_classes)
 
 
 def _read_binary(path: Path, version: Version) -> tuple[np.ndarray, np.ndarray]:
@@ -65,15 +62,15 @@ def _read_binary(path: Path, version: Version) -> tuple[np.ndarray, np.ndarray]:
     record = version.label_bytes + PIXELS
     if len(data) == 0 or len(data) % record:
         raise UserError(
-            f"`{path}` must have records of {record} bytes, got {len(data)} bytes; was "
-            "its download interrupted?"
+            f"`{path}` must have records of {record} bytes, got {len(data)} bytes in "
+            "all; was its download interrupted?"
         )
     rows = data.reshape(-1, record)
     return rows[:, version.label_bytes :], rows[:, version.label_bytes - 1]
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """A pickle may run any code; these need no more than to make an array."""
+    """A pickle may run any code; CIFAR's need only what makes an array."""
 
     ALLOWED = frozenset(
         {
@@ -86,25 +83,21 @@ class _ArraysOnly(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
-        """Refuses all other names."""
+        """Refuses all names but these."""
         if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}")
+            raise pickle.UnpicklingError(f"it calls {module}.{name}")
         return super().find_class(module, name)
 
 
 def _read_pickle(path: Path, version: Version) -> tuple[np.ndarray, np.ndarray]:
     try:
-        held = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        pixels = np.asarray(held[b"data"], np.uint8)
-        label = np.asarray(held[version.label_key], np.int64)
-        fits = pixels.shape == (len(label), PIXELS)
-    except Exception as error:  # what a broken pickle raises is not limited
+        batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        pixels = np.asarray(batch[b"data"], np.uint8)
+        label = np.asarray(batch[version.label_key], np.int64).reshape(-1)
+        if pixels.shape[1:] != (PIXELS,):
+            raise ValueError(f"images must have {PIXELS} bytes, got {pixels.shape[1:]}")
+    except Exception as error:  # a broken pickle can raise anything
         raise UserError(
             f"`{path}` is not a batch of CIFAR: {type(error).__name__}: {error}."
         ) from error
-    if not fits:
-        raise UserError(
-            f"`{path}` must have {PIXELS} bytes for each of {len(label)} labels, got "
-            f"an array of shape {pixels.shape}."
-        )
     return pixels, label

@@ -11,22 +11,25 @@ from experiments.errors import UserError
 
 
 def load_dataset(config: DataConfig) -> Dataset:
-    """Loads, or lists, what the config names.
+    """Loads the data set that the config names, or lists its files.
 
     Raises:
-        UserError: a file is missing or broken; it names the file.
+        UserError: a file is missing or broken; the error names it.
     """
     dataset = _load(config)
-    num, there = config.num_train, len(dataset.train)
-    if num is None or num == there:
+    num, most = config.num_train, len(dataset.train)
+    if num is None or num == most:
         return dataset
-    if num > there:
-        raise UserError(f"data.num_train is {num}, but there are {there} examples.")
+    if num > most:
+        raise UserError(
+            f"`data.num_train` must be at most {most}, the number of training "
+            f"examples, got {num}."
+        )
     return dataclasses.replace(dataset, train=first(dataset.train, num))
 
 
 def _load(config: DataConfig) -> Dataset:
-    """All of it."""
+    """Loads all training examples."""
     if config.name == "digits":
         return digits.load()
     folder = Path(config.path or "")
@@ -40,5 +43,7 @@ def _load(config: DataConfig) -> Dataset:
         dataset = idx.load(folder, config.name)
     for part, source in (("training", dataset.train), ("test", dataset.test)):
         if len(source) == 0:
-            raise UserError(f"data.path `{folder}` has no {part} examples.")
+            raise UserError(
+                f"`data.path` must have {part} examples, but `{folder}` has none."
+            )
     return dataset

@@ -12,7 +12,7 @@ from experiments.data.examples import ArraySource, Dataset
 
 @functools.cache
 def load() -> Dataset:
-    """A stratified fifth, always the same, is held out."""
+    """Holds out a stratified fifth, always the same."""
     pixels, target = load_digits(return_X_y=True)
     image = (np.asarray(pixels) / 16).astype(np.float32).reshape(-1, 8, 8, 1)
     label = np.asarray(target).astype(np.int32)

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from experiments.data.images import as_float
+
 
 class Batch(NamedTuple):
-    """Some examples: images `(b, h, w, c)`, labels `(b,)`, and which of them count.
+    """Images `(b, h, w, c)`, labels `(b,)`, and a mask of the examples that count.
 
-    A mask of None: all do. Where it is False there is no example, only zeros.
+    A mask of None: all count. A row whose mask is False holds no example, only zeros.
     """
 
     image: np.ndarray | jax.Array
@@ -23,22 +25,22 @@ class Batch(NamedTuple):
 
 
 class Source(Protocol):
-    """Examples by index; a thread may ask for one while another does."""
+    """Examples by index; several threads may load at once."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Returns the number of examples."""
         ...
 
     def load(
         self, index: int, rng: np.random.Generator | None
     ) -> tuple[np.ndarray, int]:
-        """Returns image `(h, w, c)` and label; with a generator, one to train on."""
+        """Returns image `(h, w, c)` and label, with `rng` those to train on."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Examples in memory, bytes or float32 in [0, 1]."""
+    """Examples in memory, images as bytes or float32 in [0, 1]."""
 
     image: np.ndarray
     label: np.ndarray
@@ -49,7 +51,7 @@ class ArraySource:
     def load(
         self, index: int, rng: np.random.Generator | None
     ) -> tuple[np.ndarray, int]:
-        """Returns the image as float32, whether it is to train on or not."""
+        """Returns the image as float32, and the label."""
         return as_float(self.image[index]), int(self.label[index])
 
 
@@ -66,12 +68,12 @@ class First:
     def load(
         self, index: int, rng: np.random.Generator | None
     ) -> tuple[np.ndarray, int]:
-        """Returns what the other source does."""
+        """Returns an example of the other source."""
         return self.source.load(index, rng)
 
 
 def first(source: Source, num: int) -> Source:
-    """Returns the first so many examples; in memory if the source is."""
+    """Returns the first `num` examples; in memory if the source is."""
     if isinstance(source, ArraySource):
         return ArraySource(source.image[:num], source.label[:num])
     return First(source, num)
@@ -79,13 +81,8 @@ def first(source: Source, num: int) -> Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training and test examples; in memory, unless they are many files."""
+    """Training and test examples; in memory, unless each is a file of its own."""
 
-    train: Any  # Source; an ArraySource where it is in memory
+    train: Any  # a Source; an ArraySource if it is in memory
     test: Any
     num_classes: int
-
-
-def as_float(image: np.ndarray) -> np.ndarray:
-    """Bytes become float32 in [0, 1]."""
-    return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image

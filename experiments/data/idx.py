@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data.examples import ArraySource, Dataset
-from experiments.data.files import find, read
+from experiments.data.files import checked_source, find, read
 from experiments.errors import UserError
 
 BYTES = 0x08
+NUM_CLASSES = 10
 WHERE = {
     "mnist": "MNIST is at https://yann.lecun.com/exdb/mnist/",
     "fashion_mnist": "Fashion-MNIST is at "
@@ -24,21 +25,14 @@ WHERE = {
 
 def load(folder: Path, name: str) -> Dataset:
     """Reads the four files."""
-    parts = []
-    for part in ("train", "t10k"):
-        images = read_idx(_find(folder, f"{part}-images", 3, name), 3)
-        labels_path = _find(folder, f"{part}-labels", 1, name)
-        labels = read_idx(labels_path, 1)
-        if len(images) != len(labels):
-            raise UserError(
-                f"`{labels_path}` has {len(labels)} labels for {len(images)} images."
-            )
-        if labels.size and labels.max() > 9:
-            raise UserError(
-                f"`{labels_path}` has the label {labels.max()}, not 0 to 9."
-            )
-        parts.append(ArraySource(images[..., None], labels.astype(np.int32)))
-    return Dataset(train=parts[0], test=parts[1], num_classes=10)
+    train, test = (_read(folder, part, name) for part in ("train", "t10k"))
+    return Dataset(train, test, NUM_CLASSES)
+
+
+def _read(folder: Path, part: str, name: str) -> ArraySource:
+    image = read_idx(_find(folder, f"{part}-images", 3, name), 3)
+    path = _find(folder, f"{part}-labels", 1, name)
+    return checked_source(path, image[..., None], read_idx(path, 1), NUM_CLASSES)
 
 
 def _find(folder: Path, stem: str, ndim: int, name: str) -> Path:
@@ -56,12 +50,14 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     expected = struct.pack(">HBB", 0, BYTES, ndim)
     if data[:4] != expected:
         raise UserError(
-            f"`{path}` must begin with {expected.hex(' ')}, as idx files of {ndim} "
+            f"`{path}` must start with {expected.hex(' ')}, as idx files of {ndim} "
             f"axes do, got {data[:4].hex(' ') or 'nothing'}."
         )
     header = 4 + 4 * ndim
     if len(data) < header:
-        raise UserError(f"`{path}` is cut short: {len(data)} bytes, no whole header.")
+        raise UserError(
+            f"`{path}` must have a header of {header} bytes, got {len(data)} in all."
+        )
     shape = struct.unpack(f">{ndim}I", data[4:header])
     size = header + int(np.prod(shape, dtype=np.int64))
     if len(data) != size:

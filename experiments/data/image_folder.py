@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of images, a folder for each class, read as they are needed."""
+"""Folders of images, one for each class; an image is read when it is needed."""
 
 import dataclasses
 from pathlib import Path
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from experiments.data.crops import resized
 from experiments.data.examples import Dataset
+from experiments.data.images import resized
 from experiments.errors import UserError
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm"}
@@ -16,7 +16,7 @@ SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm"}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FolderSource:
-    """Images on disk and the numbers of their classes."""
+    """Images on disk, and the numbers of their classes."""
 
     paths: list[Path]
     label: np.ndarray
@@ -28,15 +28,13 @@ class FolderSource:
     def load(
         self, index: int, rng: np.random.Generator | None
     ) -> tuple[np.ndarray, int]:
-        """Returns a random crop to train on, or else the middle, resized."""
+        """Returns a random crop for training or the middle for testing, resized."""
         path = self.paths[index]
         try:
             with Image.open(path) as opened:
                 image = opened.convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(
-                f"`{path}` is not an image that can be read: {error}."
-            ) from error
+            raise UserError(f"`{path}` cannot be read as an image: {error}.") from error
         return resized(image, self.size, rng), int(self.label[index])
 
 
@@ -46,15 +44,15 @@ def load(folder: Path, size: int) -> Dataset:
     test = next((folder / n for n in ("val", "test") if (folder / n).is_dir()), None)
     if not train.is_dir() or test is None:
         raise UserError(
-            f"data.path `{folder}` must have the folders `train` and `val` (or "
-            "`test`), each with a folder of images for each class."
+            "`data.path` must have the folders `train` and `val` (or `test`), each "
+            f"with a folder of images for each class, but `{folder}` does not."
         )
     classes = sorted(path.name for path in train.iterdir() if path.is_dir())
     others = sorted(path.name for path in test.iterdir() if path.is_dir())
     if len(classes) < 2 or set(others) - set(classes):
         raise UserError(
-            f"`{train}` must have a folder for each of two classes or more, and for "
-            f"each in `{test}`, got {classes} and {others}."
+            f"`{train}` must have folders of at least two classes, and all of those in "
+            f"`{test}`, got {classes} and {others}."
         )
     return Dataset(
         _list(train, classes, size), _list(test, classes, size), len(classes)
@@ -71,5 +69,5 @@ def _list(folder: Path, classes: list[str], size: int) -> FolderSource:
         labels += [number] * len(found)
     if not paths:
         kinds = ", ".join(sorted(SUFFIXES))
-        raise UserError(f"`{folder}` has no images ({kinds}) in its classes' folders.")
+        raise UserError(f"`{folder}` must have images ({kinds}) in its folders.")
     return FolderSource(paths, np.asarray(labels, np.int32), size)

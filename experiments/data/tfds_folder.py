@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.data.crops import resized
-from experiments.data.examples import Dataset, as_float
+from experiments.data.examples import Dataset
+from experiments.data.images import as_float, resized
 from experiments.errors import UserError
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 TESTS = ("test", "validation", "val")
 MADE_BY = (
-    "TensorFlow Datasets writes it: "
+    "TensorFlow Datasets writes such a folder: "
     '`tfds.builder(NAME, file_format="array_record").download_and_prepare()`'
 )
 
@@ -36,10 +36,10 @@ class TfdsSource:
     def load(
         self, index: int, rng: np.random.Generator | None
     ) -> tuple[np.ndarray, int]:
-        """Returns the image, or where sizes differ a part of it, and the label."""
+        """Returns the image, or a part of it resized if sizes differ, and the label."""
         try:
             example = self.records[index]
-        except Exception as error:  # whatever its parsers and decoders raise
+        except Exception as error:  # its decoders can raise anything
             raise UserError(
                 f"`{self.folder}`: example {index} of `{self.split}` cannot be read: "
                 f"{error}."
@@ -52,7 +52,7 @@ class TfdsSource:
 
 
 def load(folder: Path, size: int | None) -> Dataset:
-    """Opens the splits `train` and `test` (or `validation`); checks every file."""
+    """Opens the splits `train` and `test` (or `validation`), and checks every file."""
     builder = _builder(folder)
     splits = builder.info.splits
     test = next((name for name in TESTS if name in splits), None)
@@ -74,31 +74,31 @@ def load(folder: Path, size: int | None) -> Dataset:
 
 
 def _builder(folder: Path) -> Any:
-    """The library's reader of the folder."""
+    """Returns the reader that TensorFlow Datasets has for the folder."""
     for name in (INFO, FEATURES):
         if not (folder / name).is_file():
             raise UserError(
-                f"data.path `{folder}` lacks `{name}`; give the folder of a version, "
-                f"such as `cifar10/3.0.2`. {MADE_BY}."
+                f"`data.path` must have the file `{name}`, but `{folder}` does not; "
+                f"give the folder of a version, such as `cifar10/3.0.2`. {MADE_BY}."
             )
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
-            "data.name `tfds` needs TensorFlow Datasets, without TensorFlow; install "
+            "`data.name` tfds needs TensorFlow Datasets, without TensorFlow; install "
             "it with `pip install -e '.[tfds]'`."
         ) from error
     try:
         builder: Any = tfds.builder_from_directory(folder)
         file_format = builder.info.file_format.value
-    except Exception as error:  # its parsers raise many kinds
+    except Exception as error:  # its parsers can raise anything
         raise UserError(
-            f"`{folder / INFO}` or `{FEATURES}` cannot be read: {error}"
+            f"`{folder / INFO}` or `{FEATURES}` cannot be read: {error}."
         ) from error
     if file_format != "array_record":
         raise UserError(
-            f"`{folder}` holds {file_format} files, which cannot be read by index. "
-            f"{MADE_BY}."
+            f"`{folder}` must hold array_record files, which can be read by index, got "
+            f"{file_format}. {MADE_BY}."
         )
     return builder
 
@@ -111,28 +111,30 @@ def _check_features(features: Any, folder: Path, size: int | None) -> int:
             f"{', '.join(features)}."
         )
     if not hasattr(features["label"], "num_classes"):
-        raise UserError(f"`{folder / FEATURES}`: `label` must be a ClassLabel.")
+        raise UserError(f"`label` in `{folder / FEATURES}` must be a ClassLabel.")
     if size is None and None in features["image"].shape:
         raise UserError(
-            f"`{folder}` has images of several sizes; data.image_size says to which "
-            "they are brought."
+            "`data.image_size` must be given, since images differ in size in "
+            f"`{folder}`; all are resized to it."
         )
     return features["label"].num_classes
 
 
 def _check_shard(path: Path, count: int) -> None:
-    """Checks that the file is there, whole, and has its examples."""
+    """Checks that the file exists, is complete, and has all its examples."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     if not path.is_file():
-        raise UserError(f"`{path}` is missing.")
+        raise UserError(f"`{path}` does not exist.")
     try:
         reader = ArrayRecordReader(str(path))
         found = reader.num_records()
         reader.close()
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"`{path}` is not a whole ArrayRecord file: {error}."
+            f"`{path}` is not a complete ArrayRecord file: {error}."
         ) from error
     if found != count:
-        raise UserError(f"`{path}` has {found} examples, `{INFO}` says {count}.")
+        raise UserError(
+            f"`{path}` must have {count} examples, as `{INFO}` says, got {found}."
+        )

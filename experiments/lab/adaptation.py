@@ -16,20 +16,14 @@ from experiments.config import AdaptationConfig, StudyConfig
 from experiments.data import Batch
 from experiments.lab.corruptions import corrupt
 from experiments.lab.runs_table import SEED, Row, missing
+from experiments.train.evaluation import with_population_stats
 from experiments.train.scanned import (
     in_memory,
     make_task,
     program_config,
     train_scanned,
 )
-from experiments.train.steps import (
-    Task,
-    TrainState,
-    eval_step,
-    training_forward,
-    variables_of,
-)
-from jaxbn import population
+from experiments.train.steps import Task, TrainState, eval_step
 
 evaluate = jax.jit(eval_step, static_argnums=0)
 
@@ -70,14 +64,8 @@ def accuracy(
     for start in range(0, len(image), config.batch_size):
         rows = slice(start, start + config.batch_size)
         batch = Batch(image[rows], test.label[rows])
-        adapted, _ = population.estimate_linen(
-            training_forward(task.model),
-            variables_of(state),
-            [batch.image],
-            layerwise=True,
-            prior_count=config.prior_count,
-            progress=False,
+        new = with_population_stats(
+            task.model, state, [batch], prior_count=config.prior_count
         )
-        new = state._replace(batch_stats=adapted["batch_stats"])
         right += float(evaluate(task, new, batch).accuracy) * len(batch.label)
     return right / len(image)

@@ -44,7 +44,9 @@ def inference(config: ExperimentConfig) -> Probe:
 
     def finish(task: Task, state: TrainState, watched: Any, examples: Examples):
         test = examples.test
-        logits, _ = training_forward(task.model)(variables_of(state), test.image)
+        logits, _ = training_forward(
+            task.model, variables_of(state), test, jax.random.key(0)
+        )
         population = with_statistics_of(exact, state, examples.train)
         return _scores(task, state, watched, examples) | {
             "batch_accuracy": jnp.mean(logits.argmax(-1) == test.label),
@@ -62,7 +64,7 @@ def with_statistics_of(exact: Task, state: TrainState, train: Batch) -> TrainSta
     """
     empty = init_state(exact, train.image[:2], 0).batch_stats
     variables = {"params": state.params, "batch_stats": empty}
-    _, updates = training_forward(exact.model)(variables, train.image)
+    _, updates = training_forward(exact.model, variables, train, jax.random.key(0))
     return state._replace(batch_stats=updates.get("batch_stats", {}))
 
 

@@ -16,7 +16,7 @@ from experiments.config import ExperimentConfig
 from experiments.data import Batch
 from experiments.lab import scores
 from experiments.train.scanned import Examples, Probe
-from experiments.train.steps import Task, TrainState, variables_of
+from experiments.train.steps import Task, TrainState, training_forward, variables_of
 
 NUM_WATCHED = 256
 """The training examples whose distributions are compared."""
@@ -54,12 +54,12 @@ def shift(config: ExperimentConfig) -> Probe:
 
 def layer_inputs(task: Task, state: TrainState, batch: Batch) -> list[jax.Array]:
     """Returns what enters each layer's activation in training, (examples, units)."""
-    _, found = task.model.apply(
+    _, found = training_forward(
+        task.model,
         variables_of(state),
-        batch.image,
-        train=True,
-        mutable=["batch_stats", "intermediates"],
-        rngs={"dropout": jax.random.fold_in(jax.random.key(1), state.step)},
+        batch,
+        jax.random.fold_in(jax.random.key(1), state.step),
+        mutable=("batch_stats", "intermediates"),
     )
     return list(found["intermediates"]["activation_input"])
 
@@ -79,13 +79,7 @@ def smoothness(task: Task, state: TrainState, batch: Batch) -> dict[str, jax.Arr
 
     def loss(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, _ = task.model.apply(
-            variables,
-            batch.image,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(2)},
-        )
+        logits, _ = training_forward(task.model, variables, batch, jax.random.key(2))
         one_hot = jax.nn.one_hot(batch.label, logits.shape[-1])
         return optax.softmax_cross_entropy(logits, one_hot).mean()
 

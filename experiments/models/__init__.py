@@ -1,47 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The networks. A norm reaches them as a constructor, so that one line swaps it."""
+"""The networks. The norm is a constructor that they take, so that one line swaps it."""
 
 import functools
-from typing import Any
 
 from flax import linen as nn
 
 from experiments.config import ExperimentConfig, ModelConfig, NormConfig
+from experiments.config.experiment import USED_BY
+from experiments.models.feedforward import Conv, Dense, Plain
 from experiments.models.norms import make_norm
-from experiments.models.patches import convolve_by_patches
-from experiments.models.plain import Plain
-from experiments.models.recurrent import RECURRENT
+from experiments.models.recurrent import Recurrent, StepGRU
 from experiments.models.resnet import RESNETS
-from experiments.models.small import Conv, Dense
-from experiments.models.step_gru import StepGRU
-from experiments.train.parallel import Parallel
 
 NETWORKS = {
     "dense": Dense,
     "conv": Conv,
     "plain": Plain,
+    "gru": Recurrent,
+    "lstm": functools.partial(Recurrent, cell=nn.OptimizedLSTMCell),
     "step_gru": StepGRU,
-    **RECURRENT,
     **RESNETS,
 }
-ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
 
 
 def make_model(
-    config: ExperimentConfig, num_classes: int, parallel: Parallel | None = None
+    config: ExperimentConfig,
+    num_classes: int,
+    *,
+    axis_name: str | None = None,
+    num_devices: int | None = None,
 ) -> nn.Module:
-    """Returns the network that the config names, for a batch cut like that."""
+    """Returns the network that the config names.
+
+    Args:
+        config: the experiment.
+        num_classes: of the data set.
+        axis_name: the mapped axis that shards the batch, if a step is mapped.
+        num_devices: that share a batch; None: one, with statistics of all of it.
+    """
     size, statistics = config.norm.virtual_batch_size, config.parallel.statistics
-    if parallel is not None and statistics != "global":
+    if num_devices is not None and statistics != "global":
         group = 1 if statistics == "device" else statistics
-        size = group * config.data.batch_size // parallel.num_devices
-    axis_name = None if parallel is None else parallel.axis_name
+        size = group * config.data.batch_size // num_devices
     return _make(
         config.model, config.norm, config.train.dtype, num_classes, axis_name, size
     )
 
 
-@functools.cache  # the same object again, so that nothing is compiled again
+@functools.cache  # one module for each config, so that steps are compiled once
 def _make(
     model: ModelConfig,
     norm: NormConfig,
@@ -50,31 +56,14 @@ def _make(
     axis_name: str | None,
     virtual_batch_size: int | None,
 ) -> nn.Module:
+    fields = {
+        name: getattr(model, name)
+        for name, networks in USED_BY.items()
+        if model.name in networks
+    }
+    if "dropout" in fields:  # whose draws depend on the place in the whole batch
+        fields["axis_name"] = axis_name
     constructor = make_norm(norm, axis_name, virtual_batch_size)
-    fields = _fields(model, axis_name)
     return NETWORKS[model.name](
         norm=constructor, num_classes=num_classes, dtype=dtype, **fields
     )
-
-
-def _fields(model: ModelConfig, axis_name: str | None) -> dict[str, Any]:
-    """What the network has beside the norm."""
-    activation: dict[str, Any] = {"activation": ACTIVATIONS[model.activation]}
-    match model.name:
-        case "dense" | "conv":
-            fields = activation | {
-                "norm_first": model.placement == "before",
-                "dropout": model.dropout,
-                "axis_name": axis_name,
-            }
-            if model.hidden is not None:
-                fields["hidden"] = model.hidden
-            if model.name == "conv" and model.convolution == "patches":
-                fields["convolve"] = convolve_by_patches
-            return fields
-        case "plain":
-            return activation | {"depth": model.depth}
-        case "step_gru":
-            return {"step_statistics": model.step_statistics}
-        case _:
-            return {}

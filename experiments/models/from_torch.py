@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Variables of `ResNet` from the names that PyTorch's residual networks have."""
+"""Variables of `ResNet` from a `state_dict` of torchvision's residual networks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,27 +24,28 @@ IGNORED = "num_batches_tracked"
 def from_torch(
     like: Mapping[str, Any], state_dict: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns Linen variables with the values of a `state_dict` of torchvision's names.
+    """Returns Linen variables with the values of a `state_dict` of torchvision.
 
     Kernels go from (out, in, h, w) to (h, w, in, out), and from (out, in) to (in, out).
-    PyTorch's running variance is the unbiased one; in inference both give the same.
+    The running variance is copied: inference uses it the same way, although PyTorch
+    makes it from unbiased variances.
 
     Args:
         like: the variables of the network, for their names and shapes.
         state_dict: arrays by name, such as `layer1.0.bn1.running_var`.
 
     Raises:
-        UserError: a name is missing, unknown, or of another shape.
+        UserError: a name is missing or unknown, or an array has another shape.
     """
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(dict(like)))
     wanted = {path: torch_name(path) for path in flat}
-    held = {name for name in state_dict if not name.endswith(IGNORED)}
-    missing = sorted(set(wanted.values()) - held)
-    unknown = sorted(held - set(wanted.values()))
+    given = {name for name in state_dict if not name.endswith(IGNORED)}
+    missing = sorted(set(wanted.values()) - given)
+    unknown = sorted(given - set(wanted.values()))
     if missing or unknown:
         raise UserError(
-            f"the state_dict must be of this network; it lacks {missing or 'nothing'}, "
-            f"and has beside it {unknown or 'nothing'}."
+            f"`state_dict` must be of this network, but {missing or 'nothing'} is "
+            f"missing and {unknown or 'nothing'} is unknown."
         )
     found = {}
     for path, name in wanted.items():
@@ -56,8 +57,8 @@ def from_torch(
         expected = jnp.shape(flat[path])
         if value.shape != expected:
             raise UserError(
-                f"`{name}` must have shape {expected} here, got {value.shape}; is the "
-                "stem or the number of classes another?"
+                f"`{name}` must have shape {expected} here, got {value.shape}; check "
+                "the stem and the number of classes."
             )
         found[path] = jnp.asarray(value)
     return jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(found))

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The norms by name, as constructors, so that one line swaps them."""
+"""The norms that a config names, as constructors that the networks take."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from experiments.config import NormConfig
-from experiments.models.noise import Noise
 from jaxbn.linen import BatchNorm, BatchRenorm
 
 Norm = Callable[..., Callable]
-"""Takes `use_running_average` and `mask`, and returns a module, or a function. Further
-fields of the module, such as `scale_init`, are passed on."""
+"""Takes `use_running_average` and `mask`, and returns a module or a function. It passes
+further fields, such as `scale_init`, to the module."""
 
 
 def make_norm(
@@ -57,39 +59,60 @@ def make_norm(
 
 
 def no_norm(**_: Any) -> Callable:
-    """Leaves its input as it is."""
+    """Returns the identity."""
     return lambda x: x
 
 
 def of_each_example(
     module: Callable[..., nn.Module], *, use_running_average: bool, mask: Any, **fields
 ) -> nn.Module:
-    """A norm that does the same in training and inference, and needs no mask."""
+    """Makes a norm that is the same in training and inference, and needs no mask."""
     return module(**fields)
 
 
 def of_the_batch(
     module: Callable[..., nn.Module], *, use_running_average: bool, mask: Any, **fields
 ) -> Callable:
-    """A norm over the examples that count."""
+    """Makes a norm over the examples that count."""
     norm = module(use_running_average=use_running_average, **fields)
     return functools.partial(norm, mask=mask)
 
 
 def ignoring_the_mask(norm: Norm, *, mask: Any, **fields) -> Callable:
-    """The norm over all rows, padding too."""
+    """Makes a norm over all rows, padding included."""
     return norm(mask=None, **fields)
 
 
 def scaled(norm: Norm, scale: float, **fields) -> Callable:
-    """The norm, times a number."""
+    """Makes a norm whose output is multiplied by a number."""
     plain = norm(**fields)
     return lambda x: scale * plain(x)
 
 
 def noisy(norm: Norm, strength: float, **fields) -> Callable:
-    """The norm, and in training noise behind it."""
+    """Makes a norm that noise follows in training."""
     quiet = norm(**fields)
     if fields["use_running_average"]:
         return quiet
     return lambda x: Noise(strength)(quiet(x))
+
+
+class Noise(nn.Module):
+    """Adds noise whose mean and deviation each unit draws again at every step.
+
+    With strength s the mean is uniform in [-s, s], the standard deviation in [0, s].
+    Santurkar et al. 2018 (https://arxiv.org/abs/1805.11604, section 2.2) put it after
+    batch norm, so that the distributions of its outputs shift all the time.
+    """
+
+    strength: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        """Draws from the stream `dropout`."""
+        of_mean, of_spread, of_values = jax.random.split(self.make_rng("dropout"), 3)
+        features = x.shape[-1:]
+        mean = jax.random.uniform(of_mean, features, minval=-1.0)
+        spread = jax.random.uniform(of_spread, features)
+        drawn = mean + spread * jax.random.normal(of_values, x.shape)
+        return x + jnp.asarray(self.strength * drawn, x.dtype)

@@ -3,7 +3,7 @@
 
 v1.5 strides in the 3x3 convolution of a bottleneck, as PyTorch's do. The last scale of
 each block starts at 0 (Goyal et al. 2017, https://arxiv.org/abs/1706.02677), so that
-the block starts as what is added to.
+the block starts as the identity.
 """
 
 import functools
@@ -13,8 +13,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from experiments.models.network import Images, Mask, Network
 from experiments.models.norms import Norm
 
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -63,35 +64,27 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(block: Any, x: Array, shape: tuple[int, ...]) -> Array:
-    """The input, or its projection where the shape changes."""
+    """Returns the input, or its projection if the shape changes."""
     if x.shape == shape:
         return x
     x = block.conv(shape[-1], (1, 1), block.stride, name="downsample_conv")(x)
     return block.norm(name="downsample_bn")(x)
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """Four stages of blocks between a stem and a mean over the image."""
 
-    norm: Norm
-    num_classes: int
-    stages: tuple[int, ...]
-    block: type[BasicBlock] | type[Bottleneck]
-    dtype: DTypeLike | None = None
+    stages: tuple[int, ...] = (2, 2, 2, 2)
+    block: type[BasicBlock] | type[Bottleneck] = BasicBlock
     width: int = 64
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        train: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b k"]:
-        """Returns the logits.
+    last_layer = "fc"
 
-        Images of up to 64 pixels get the stem of CIFAR, one 3x3 convolution; larger
-        ones that of ImageNet, 7x7 with stride 2 and a 3x3 maximum with stride 2.
+    def features(self, x: Images, train: bool, mask: Mask) -> Float[Array, "b f"]:
+        """Returns the means over the image.
+
+        Images of up to 64 pixels have the stem for CIFAR, one 3x3 convolution; larger
+        ones that for ImageNet, 7x7 with stride 2 and a 3x3 maximum with stride 2.
         """
         conv = functools.partial(_conv, self.dtype)
         norm = functools.partial(_norm, self.norm, not train, mask)
@@ -100,15 +93,14 @@ class ResNet(nn.Module):
                  name="conv1")(x)  # fmt: skip
         x = nn.relu(norm(name="bn1")(x))
         if large:
-            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # after ReLU: 0 is least
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # ReLU is never below 0
             x = nn.max_pool(x, (3, 3), (2, 2), "VALID")
         for stage, num_blocks in enumerate(self.stages):
             for number in range(num_blocks):
                 stride = 2 if stage > 0 and number == 0 else 1
                 name = f"layer{stage + 1}_{number}"
                 x = self.block(conv, norm, self.width * 2**stage, stride, name=name)(x)
-        x = jnp.mean(x, (1, 2))
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x)
+        return jnp.mean(x, (1, 2))
 
 
 def _conv(
@@ -119,7 +111,7 @@ def _conv(
     *,
     name: str,
 ) -> nn.Module:
-    """As PyTorch pads: the same on both sides, whatever the stride."""
+    """Makes a convolution padded as in PyTorch: equally on both sides."""
     return nn.Conv(
         channels,
         size,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints by Orbax: written while training goes on, whole or not at all.
+"""Checkpoints by Orbax: written while training continues, and atomically.
 
-A checkpoint is the state (parameters, statistics, optimizer, step, key) and that of the
-data's iterator. All random numbers are functions of key and step.
+A checkpoint holds the state (parameters, statistics, optimizer, step, key), that of the
+data iterator, and the open metrics. All random numbers are functions of key and step.
 """
 
 import contextlib
@@ -14,25 +14,24 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 
 from experiments.config import TrainConfig
-from experiments.errors import UserError
+from experiments.errors import UserError, first_line
 from experiments.run.folder import CHECKPOINTS
 from experiments.train.steps import TrainState
 
 BEST = "test_accuracy"
-BLOCKS = 2 * 4096  # what a small file takes on disk, and its share of the folders
+BLOCKS = 2 * 4096  # bytes on disk of a small file and its share of the folders
 
 
 class Checkpoints:
     """The checkpoints of one run: the newest few and the best."""
 
     def __init__(self, folder: Path, config: TrainConfig):
-        """Opens the folder; what a killed run left unfinished goes."""
-        # Orbax prints tracebacks from its threads; what they say is raised as well.
-        absl_logging.set_verbosity(absl_logging.FATAL)
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        """Opens the folder; removes what a killed run left unfinished."""
+        # Orbax raises its errors here, and logs their tracebacks from its threads too.
+        logging.getLogger("absl").addFilter(_is_not_from_orbax)
+        logging.getLogger("asyncio").addFilter(_is_not_an_error_of_a_task)
         policy = ocp.checkpoint_managers.preservation_policy
         keep = policy.AnyPreservationPolicy(
             [
@@ -48,27 +47,27 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest."""
+        """The step of the newest checkpoint."""
         return self._manager.latest_step()
 
     def save(
         self, step: int, state: TrainState, data: dict[str, Any], accuracy: float
     ) -> None:
-        """Begins to write; training goes on meanwhile."""
+        """Starts to write a checkpoint while training continues."""
+        if step == self.latest:
+            return
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
         )
-        if step == self.latest:
-            return
         with self._write_errors():
             self._check_room(state)
             self._manager.save(step, args=items, metrics={BEST: accuracy}, force=True)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Returns the newest state, on the devices that `like` is on.
+        """Returns the newest state, on the devices of `like`, and the data.
 
         Raises:
-            UserError: it cannot be read, or is of another network.
+            UserError: the checkpoint cannot be read, or is of another network.
         """
         step = self.latest
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -76,24 +75,23 @@ class Checkpoints:
             state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
         )
         try:
-            held = self._manager.restore(step, args=items)
-        except Exception as error:  # what a broken file raises is not limited
-            lines = str(error).strip().splitlines() or ["no message"]
+            restored = self._manager.restore(step, args=items)
+        except Exception as error:  # a broken file can raise anything
             raise UserError(
                 f"checkpoint `{self._folder / str(step)}` cannot be restored: "
-                f"{type(error).__name__}: {lines[0]}; remove that folder to go on from "
-                "the one before, or start anew with --overwrite."
+                f"{type(error).__name__}: {first_line(error)}; remove that folder to "
+                "resume from the checkpoint before it, or start again with --overwrite."
             ) from error
-        return held["state"], held["data"]
+        return restored["state"], restored["data"]
 
     def close(self) -> None:
-        """Waits until all is written."""
+        """Waits until everything is written."""
         with self._write_errors():
             self._manager.wait_until_finished()
             self._manager.close()
 
     def _check_room(self, state: TrainState) -> None:
-        """Orbax says in many ways that there is none; here, once, before it writes."""
+        """Raises one clear error; Orbax has many for a full disk, some of them late."""
         leaves = jax.tree.leaves(state)
         needed = sum(leaf.nbytes for leaf in leaves) + BLOCKS * len(leaves)
         if shutil.disk_usage(self._folder).free < needed:
@@ -101,13 +99,21 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _write_errors(self) -> Iterator[None]:
-        """What a full disk makes Orbax raise, also later than at the save."""
+        """Turns what Orbax raises, at the save or later, into one line."""
         try:
             yield
-        except Exception as error:  # it is not limited
-            lines = str(error).strip().splitlines() or ["no message"]
-            reason = lines[0] if len(lines[0]) < 100 else f"{lines[0][:100]} ..."
+        except Exception as error:  # a full disk can raise anything
+            reason = first_line(error)
+            reason = reason if len(reason) < 100 else f"{reason[:100]} ..."
             raise UserError(
-                f"a checkpoint in `{self._folder}` cannot be written: {reason}. Make "
-                "room; the same command then goes on from the checkpoint before."
+                f"a checkpoint in `{self._folder}` cannot be written: {reason}. Free "
+                "some space; the same command then resumes from the last checkpoint."
             ) from error
+
+
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts
+
+
+def _is_not_an_error_of_a_task(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()

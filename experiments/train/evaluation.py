@@ -1,37 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The test set, scored by the running averages."""
+"""How a state scores on the test set, and the statistics that it is scored by.
 
+During training these are the running statistics. Those of averaged weights, which no
+step has seen, are estimated over all training examples.
+"""
+
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-from experiments.data import ArraySource, Batch, Source, eval_batches
+import jax
+import numpy as np
+from flax import linen as nn
+
+from experiments.data import ArraySource, Batch, EvalBatches, Source
 from experiments.train.parallel import Parallel, mapped
-from experiments.train.steps import Task, TrainState, eval_step
+from experiments.train.steps import (
+    Task,
+    TrainState,
+    eval_step,
+    training_forward,
+    variables_of,
+)
+from jaxbn import population
 
-EVAL_BATCH = 512  # examples, or all there are
+EVAL_BATCH = 512  # examples, or all if there are fewer
 
 
 class Evaluation:
-    """Every example once; a test set in memory stays on the devices."""
+    """Scores every example once; a test set in memory stays on the devices."""
 
     def __init__(self, source: Source, task: Task, parallel: Parallel):
-        """Cuts the examples into batches."""
+        """Compiles nothing yet; puts a test set in memory on the devices."""
         num = parallel.num_devices
         self._batch_size = math.ceil(min(EVAL_BATCH, len(source)) / num) * num
         self._source, self._parallel = source, parallel
         self._step = mapped(parallel, eval_step, task)
         in_memory = isinstance(source, ArraySource)
-        self._held = list(self._batches()) if in_memory else None
+        self._on_devices = list(self._batches()) if in_memory else None
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Returns mean loss and accuracy."""
-        held = self._batches() if self._held is None else self._held
-        found = [self._parallel.get_scores(self._step(state, batch)) for batch in held]
+        batches = self._batches() if self._on_devices is None else self._on_devices
+        found = [self._parallel.get_scores(self._step(state, b)) for b in batches]
         total = sum(float(scores.count) for scores in found)
         loss = sum(float(s.loss) * float(s.count) for s in found) / total
         right = sum(float(s.accuracy) * float(s.count) for s in found) / total
         return {"test_loss": loss, "test_accuracy": right}
 
     def _batches(self) -> Iterator[Batch]:
-        for batch in eval_batches(self._source, self._batch_size):
+        for batch in EvalBatches(self._source, self._batch_size):
             yield self._parallel.put_batch(batch)
+
+
+def with_average(model: nn.Module, state: TrainState, source: Source) -> TrainState:
+    """Returns the averaged weights with the statistics of all training examples.
+
+    `model` is one that binds no axis: each process runs its share of each batch on one
+    device, and the statistics are merged across processes.
+    """
+    size = min(EVAL_BATCH, len(source))
+    size += -size % jax.process_count()
+    host = jax.tree.map(np.asarray, state)
+    averaged = host._replace(params=host.average)
+    return with_population_stats(model, averaged, EvalBatches(source, size))
+
+
+def with_population_stats(
+    model: nn.Module,
+    state: TrainState,
+    batches: Iterable[Batch],
+    *,
+    prior_count: float = 0.0,
+) -> TrainState:
+    """Returns the state with the statistics of all these batches, layer after layer.
+
+    `prior_count` is that of `jaxbn.population.estimate_linen`.
+    """
+    if not state.batch_stats:
+        return state
+    variables, _ = population.estimate_linen(
+        _population_forward(model),
+        variables_of(state),
+        batches,
+        layerwise=True,
+        prior_count=prior_count,
+        progress=False,
+    )
+    return state._replace(batch_stats=variables["batch_stats"])
+
+
+@functools.cache  # one function for each model, so that it is compiled once
+def _population_forward(model: nn.Module) -> Callable[[Any, Batch], Any]:
+    return lambda variables, batch: training_forward(
+        model, variables, batch, jax.random.key(0)
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optimizers, all of optax."""
+"""The optimizers and schedules, all from optax."""
 
 import functools
 from typing import Any
@@ -12,11 +12,11 @@ from experiments.config import OptimizerConfig
 MOMENTUM = 0.9
 
 
-@functools.cache  # the same object again, so that nothing is compiled again
+@functools.cache  # one object for each config, so that steps are compiled once
 def make_optimizer(
     config: OptimizerConfig, num_steps: int
 ) -> optax.GradientTransformation:
-    """Returns the optimizer that the config names, for a run of so many steps."""
+    """Returns the optimizer of a run of `num_steps` steps."""
     optimizer = _by_name(config, make_schedule(config, num_steps))
     if config.accumulate_steps > 1:
         return optax.MultiSteps(
@@ -26,11 +26,11 @@ def make_optimizer(
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule | float:
-    """Returns the learning rate, or how it goes with the number of the update."""
+    """Returns the learning rate, or its schedule over the updates."""
     rate, warmup = config.learning_rate, config.warmup_steps // config.accumulate_steps
     updates = max(1, num_steps // config.accumulate_steps)
     if config.schedule == "cosine":
-        # optax counts the warm-up among the steps of the decay.
+        # optax counts the warm-up as part of the decay.
         return optax.warmup_cosine_decay_schedule(
             rate if warmup == 0 else 0.0, rate, warmup, max(updates, warmup + 1)
         )
@@ -38,7 +38,7 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule | f
 
 
 def is_kernel(params: Any) -> Any:
-    """Which parameters weight decay is for: not scales, nor biases."""
+    """Returns which parameters have weight decay: not scales, nor biases."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 

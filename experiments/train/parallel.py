@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A mesh of devices, and the three ways to map a step over it.
 
-`jit` leaves the cut to the compiler, `shard_map` and `pmap` say it; the numbers are the
-same. States are kept whole on every device; batches are cut along their examples.
+`jit` lets the compiler divide the work, `shard_map` and `pmap` do it explicitly; the
+numbers are the same. States are replicated; batches are sharded along their examples.
 """
 
 import functools
@@ -28,41 +28,41 @@ class Parallel(NamedTuple):
 
     @property
     def axis_name(self) -> str | None:
-        """The name that a step sums over; none where the compiler does."""
+        """The axis that a step sums over; None if the compiler does that."""
         return None if self.mode == "jit" else AXIS
 
     @property
     def num_devices(self) -> int:
-        """Of all processes."""
+        """The devices of all processes."""
         return self.mesh.size
 
     def put_state(self, state: Any) -> Any:
-        """Makes a whole copy on every device."""
-        if self.mode == "pmap":  # of one process
+        """Replicates the state on every device."""
+        if self.mode == "pmap":  # in one process only
             num = self.num_devices
             stacked = jax.tree.map(lambda a: np.stack([np.asarray(a)] * num), state)
             return jax.device_put(stacked, NamedSharding(self.mesh, P(AXIS)))
-        whole = NamedSharding(self.mesh, P())
+        replicated = NamedSharding(self.mesh, P())
         return jax.tree.map(
-            lambda a: jax.make_array_from_process_local_data(whole, np.asarray(a)),
+            lambda a: jax.make_array_from_process_local_data(replicated, np.asarray(a)),
             state,
         )
 
     def get_state(self, state: Any) -> Any:
-        """Returns the state as arrays of the whole mesh, in every mode the same."""
+        """Returns the state as replicated arrays, in every mode the same."""
         if self.mode != "pmap":
             return state
         first = jax.tree.map(lambda a: a.addressable_data(0)[0], state)
         return jax.device_put(first, NamedSharding(self.mesh, P()))
 
     def put_batch(self, batch: Any) -> Any:
-        """Cuts this process's share of a batch over its devices."""
+        """Shards this process's share of a batch over its devices."""
         if self.mode == "pmap":
             num = self.num_devices
             return jax.tree.map(lambda a: a.reshape(num, -1, *a.shape[1:]), batch)
-        cut = NamedSharding(self.mesh, P(AXIS))
+        sharded = NamedSharding(self.mesh, P(AXIS))
         return jax.tree.map(
-            lambda a: jax.make_array_from_process_local_data(cut, a), batch
+            lambda a: jax.make_array_from_process_local_data(sharded, a), batch
         )
 
     def get_scores(self, scores: Any) -> Any:
@@ -72,7 +72,7 @@ class Parallel(NamedTuple):
         return jax.tree.map(lambda a: a.addressable_data(0).reshape(()), scores)
 
 
-@functools.cache  # the same function again, so that nothing is compiled again
+@functools.cache  # one function for each task, so that it is compiled once
 def mapped(parallel: Parallel, step: Callable, task: Any) -> Callable:
     """Returns `step(task, state, batch)`, compiled and mapped over the devices."""
     with_task = functools.partial(step, task)
@@ -98,12 +98,12 @@ def make_parallel(config: ParallelConfig) -> Parallel:
     num = config.num_devices or len(devices)
     if num > len(devices):
         raise UserError(
-            f"parallel.num_devices is {num}, but there are {len(devices)} devices "
-            f"({devices[0].platform})."
+            f"`parallel.num_devices` must be at most {len(devices)}, the number of "
+            f"{devices[0].platform} devices here, got {num}."
         )
     if num < len(devices) and jax.process_count() > 1:
         raise UserError(
-            f"parallel.num_devices must be all {len(devices)} devices of the "
+            f"`parallel.num_devices` must be {len(devices)}, all devices of the "
             f"{jax.process_count()} processes, got {num}; leave it out."
         )
     mesh = jax.make_mesh(
@@ -113,9 +113,9 @@ def make_parallel(config: ParallelConfig) -> Parallel:
 
 
 def make_devices(num: int | None) -> None:
-    """Makes the CPU into so many devices, if JAX has not begun to use it."""
+    """Splits the CPU into `num` devices, if JAX has not started to use it."""
     if num is not None:
         try:
             jax.config.update("jax_num_cpu_devices", num)
-        except RuntimeError:  # it has; `make_parallel` counts what there is
+        except RuntimeError:  # it has; `make_parallel` checks the number
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes as one: joining, and doing once what must not be done by each."""
+"""Several processes as one: how they join, and what only the first of them does."""
 
 import contextlib
 import os
@@ -14,16 +14,21 @@ import jax
 import numpy as np
 
 from experiments.config import ExperimentConfig
-from experiments.errors import UserError
+from experiments.errors import UserError, first_line
 from experiments.train.parallel import make_devices
 
 Result = TypeVar("Result")
 LOST = 3
-"""The exit status where another process is gone."""
+"""The exit status if another process is lost."""
 
 
 def join(config: ExperimentConfig) -> None:
-    """Makes this one of several processes, where the config says so."""
+    """Makes this one of several processes, if the config says so.
+
+    Raises:
+        UserError: the devices, the mode or the address do not fit, or no cluster is
+            detected.
+    """
     if config.processes.detect:
         _detect()
         _refuse_pmap(config, jax.process_count())
@@ -32,8 +37,8 @@ def join(config: ExperimentConfig) -> None:
     num = processes.num_processes or 1
     if num_devices is not None and num_devices % num:
         raise UserError(
-            f"parallel.num_devices must be divided by the {num} processes, got "
-            f"{num_devices}."
+            "`parallel.num_devices` must be a multiple of the number of processes, "
+            f"{num}, got {num_devices}."
         )
     _refuse_pmap(config, num)
     make_devices(None if num_devices is None else num_devices // num)
@@ -49,13 +54,13 @@ def join(config: ExperimentConfig) -> None:
 
 
 def _detect() -> None:
-    """Joins what the cluster started; each process keeps the devices that it has."""
+    """Joins the processes of a cluster; each keeps the devices that it has."""
     try:
         with _meeting():
             jax.distributed.initialize()
     except ValueError as error:
         raise UserError(
-            "processes.detect is on, but this process was not started by Slurm, Open "
+            "`processes.detect` is on, but this process was not started by Slurm, Open "
             "MPI, Cloud TPU or GKE; start it by one of these, or give "
             f"processes.coordinator_address. JAX says: {error}"
         ) from error
@@ -63,9 +68,10 @@ def _detect() -> None:
 
 @contextlib.contextmanager
 def _meeting() -> Iterator[None]:
-    """Says what it waits for, and lets Ctrl-C end that at once.
+    """Says what this process waits for, and lets Ctrl-C end the wait at once.
 
-    JAX waits in C++, where no handler of Python's runs, and aborts there in the end.
+    JAX waits in C++, where Python's signal handlers do not run, and aborts when its
+    time is up.
     """
     text = "Waiting for the other processes; JAX gives up after five minutes."
     timer = threading.Timer(2, print, (text,), {"file": sys.stderr, "flush": True})
@@ -80,7 +86,7 @@ def _meeting() -> Iterator[None]:
 
 
 def _require_free(address: str) -> None:
-    """JAX itself may end in a segmentation fault where the port is taken."""
+    """Checks the port, since JAX may crash with a segmentation fault if it is taken."""
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     port = int(address.rpartition(":")[2])
@@ -88,7 +94,7 @@ def _require_free(address: str) -> None:
         socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
     except OSError as error:
         raise UserError(
-            f"processes.coordinator_address must have a free port, got {address} "
+            f"`processes.coordinator_address` must have a free port, got {address} "
             f"({error.strerror})."
         ) from error
 
@@ -96,21 +102,21 @@ def _require_free(address: str) -> None:
 def _refuse_pmap(config: ExperimentConfig, num_processes: int) -> None:
     if num_processes > 1 and config.parallel.mode == "pmap":
         raise UserError(
-            f"parallel.mode must be jit or shard_map for {num_processes} processes, "
+            f"`parallel.mode` must be jit or shard_map for {num_processes} processes, "
             "got pmap."
         )
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Returns whether this is the process that writes files and prints."""
     return jax.process_index() == 0
 
 
 def first_does(action: Callable[[], Result]) -> Result | None:
-    """Lets the first process do it, while the others wait; None in those.
+    """Runs the action in the first process while the others wait; they get None.
 
     Raises:
-        UserError: it failed, in the first with the reason, in all others quietly.
+        UserError: the action failed; only the first process gives the reason.
     """
     if jax.process_count() == 1:
         return action()
@@ -123,19 +129,15 @@ def first_does(action: Callable[[], Result]) -> Result | None:
         except (UserError, OSError) as raised:
             error = raised
     if broadcast_one_to_all(np.int32(error is not None)):
-        raise error or UserError("process 0 said why.")
+        raise error or UserError("process 0 failed, and gives the reason.")
     return result
 
 
 def end_lost(error: Exception) -> None:
-    """Ends this process where another is gone, which no exception would do.
-
-    The orderly end waits for the others.
-    """
-    line = (str(error).strip().splitlines() or ["no message"])[0]
+    """Ends this process after another is lost; a normal exit would wait for it."""
     print(
-        f"error: process {jax.process_index()} lost another one ({line}); the same "
-        "command resumes from the last checkpoint.",
+        f"error: process {jax.process_index()} lost another process "
+        f"({first_line(error)}); the same command resumes from the last checkpoint.",
         file=sys.stderr,
         flush=True,
     )

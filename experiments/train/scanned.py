@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole training runs as one compiled scan, for many seeds at once.
 
-The steps are those of `training.py`; what is left out is everything that watches them.
-Learning rate and initial scale are arguments of the compiled program: variants that
-differ in nothing else share it.
+The steps are those of `loop.py`, without its metrics, checkpoints and signals. Learning
+rate and initial scale are arguments of the compiled program, so that variants that
+differ only in these share it.
 """
 
 import dataclasses
@@ -24,18 +24,18 @@ from experiments.train.optimizers import make_optimizer
 from experiments.train.steps import Task, TrainState, init_state, train_step
 
 ARGUMENTS = {"optimizer.learning_rate": 1.0, "model.init_scale": 1.0}
-"""The fields that are arguments, and what they are in the program's own config."""
+"""The fields that are arguments, and their values in the program's own config."""
 
 
 class Examples(NamedTuple):
-    """What is trained on, and what is held out."""
+    """The training and the test examples."""
 
     train: Batch
     test: Batch
 
 
 class Probe(NamedTuple):
-    """What is measured of a run, within the compiled program."""
+    """What the compiled program measures of a run."""
 
     watch: Callable[[Task, TrainState, TrainState, Examples], Any]
     """Takes the states before and after a block of steps; returns arrays."""
@@ -44,19 +44,19 @@ class Probe(NamedTuple):
 
 
 def program_config(config: ExperimentConfig) -> ExperimentConfig:
-    """Returns the config without what is an argument; equal ones share a program."""
+    """Returns the config without the arguments; equal ones share a program."""
     return dataclasses.replace(changed(config, ARGUMENTS), name="program", seed=0)
 
 
 def in_memory(config: ExperimentConfig) -> Examples:
-    """Loads the examples; the data set must be one that fits."""
+    """Loads the examples of a data set that fits into memory."""
     dataset = load_dataset(config.data)
     return Examples(*(Batch(s.image, s.label) for s in (dataset.train, dataset.test)))
 
 
-@functools.cache  # the same objects again, so that nothing is compiled again
+@functools.cache  # one task for each config, so that it is compiled once
 def make_task(config: ExperimentConfig) -> Task:
-    """Returns the task, whose learning rate is an argument."""
+    """Returns the task, with the learning rate in its optimizer's state."""
     rated = optax.inject_hyperparams(optax.scale)(step_size=1.0)
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     model = make_model(config, int(load_dataset(config.data).num_classes))
@@ -64,7 +64,7 @@ def make_task(config: ExperimentConfig) -> Task:
 
 
 def rows_of_run(config: ExperimentConfig, num_examples: int, seed: int) -> np.ndarray:
-    """The indices of every batch, (blocks, steps, rows); a block has `eval_every`."""
+    """Returns the rows of all batches, (blocks of `eval_every`, steps, rows)."""
     data, loop = config.data, config.train
     rows = [
         rows_of_step(num_examples, data.batch_size, seed, step, data.num_empty)
@@ -75,7 +75,7 @@ def rows_of_run(config: ExperimentConfig, num_examples: int, seed: int) -> np.nd
 
 
 class Lanes(NamedTuple):
-    """The arguments of runs that go side by side, one row a run."""
+    """The arguments of runs that are computed together, one row a run."""
 
     seed: np.ndarray
     rows: np.ndarray
@@ -84,7 +84,7 @@ class Lanes(NamedTuple):
 
 
 def lanes_of(config: ExperimentConfig, num: int, seeds: Sequence[int]) -> Lanes:
-    """One run for each seed, of the `num` training examples."""
+    """Returns one run for each seed, on `num` training examples."""
     same = functools.partial(np.full, len(seeds), dtype=np.float32)
     return Lanes(
         np.asarray(seeds, np.uint32),
@@ -97,11 +97,11 @@ def lanes_of(config: ExperimentConfig, num: int, seeds: Sequence[int]) -> Lanes:
 def _one_run(
     task: Task, probe: Probe, masked: bool, lane: Lanes, examples: Examples
 ) -> Any:
-    """What the probe finds."""
+    """Trains, and returns what the probe measures."""
     state = init_state(task, examples.train.image[:2], lane.seed, lane.init_scale)
-    inner, rated = state.opt_state
-    hyperparams = {"step_size": jnp.asarray(lane.learning_rate, jnp.float32)}
-    state = state._replace(opt_state=(inner, rated._replace(hyperparams=hyperparams)))
+    rate = jnp.asarray(lane.learning_rate, jnp.float32)
+    rated = optax.tree_utils.tree_set(state.opt_state, step_size=rate)
+    state = state._replace(opt_state=rated)
     image, label, _ = examples.train
 
     def step(state, rows):
@@ -119,7 +119,7 @@ def _one_run(
 def compile_runs(
     config: ExperimentConfig, examples: Examples, lanes: Lanes, probe: Probe
 ) -> Callable[[Lanes, Examples], Any]:
-    """Returns the compiled program of so many runs, for configs that share it."""
+    """Returns the compiled program of these runs, for all configs that share it."""
     task = make_task(program_config(config))
     masked = bool((lanes.rows < 0).any())
     runs = jax.vmap(functools.partial(_one_run, task, probe, masked), (0, None))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals that ask a run to stop: it ends the step, saves, and goes."""
+"""Signals that ask a run to stop: it finishes the step, saves, and exits."""
 
 import contextlib
 import signal
@@ -9,14 +9,14 @@ import jax
 
 
 class StopRequest:
-    """Says at each step whether to stop, and why; the same in all processes."""
+    """Tells at each step whether to stop, and why; the same in all processes."""
 
     def __init__(self) -> None:
-        """Nothing was asked yet."""
+        """Starts without a request."""
         self.signal: signal.Signals | None = None
 
     def __call__(self, step: int) -> signal.Signals | None:
-        """Returns the signal that came, here or, of several processes, anywhere."""
+        """Returns the signal that this process, or any of several, received."""
         if jax.process_count() == 1:
             return self.signal
         from jax.experimental.multihost_utils import reached_preemption_sync_point
@@ -30,7 +30,7 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Catches SIGTERM and the first Ctrl-C; a second Ctrl-C ends at once.
 
-    Of several processes JAX itself watches for SIGTERM and tells the others.
+    With several processes JAX itself watches for SIGTERM and tells the others.
     """
     request = StopRequest()
     if jax.process_count() > 1:

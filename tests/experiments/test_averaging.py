@@ -10,7 +10,7 @@ import pytest
 from experiments.config import ExperimentConfig, ParallelConfig, TrainConfig
 from experiments.data import load_dataset, train_batches
 from experiments.models import make_model
-from experiments.train.averaging import with_statistics
+from experiments.train.evaluation import with_average
 from experiments.train.loop import train
 from experiments.train.optimizers import make_optimizer
 from experiments.train.steps import Task, init_state, train_step
@@ -37,7 +37,7 @@ def test_is_the_average_with_its_own_statistics():
         jax.tree.leaves(state.average), jax.tree.leaves(expected), strict=True
     ):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    averaged = with_statistics(model, state, data.train, 1)
+    averaged = with_average(model, state, data.train)
     kernel, bias = (
         np.asarray(expected["Dense_0"][name], np.float64) for name in ("kernel", "bias")
     )

@@ -10,8 +10,8 @@ import pytest
 from experiments.config import DataConfig
 from experiments.data import (
     ArraySource,
+    EvalBatches,
     batches_of_each_kind,
-    eval_batches,
     load_dataset,
     rows_of_step,
     train_batches,
@@ -75,7 +75,7 @@ def test_order_is_of_the_seed():
 
 
 @pytest.mark.parametrize("augmented", [False, True])
-def test_goes_on_at_any_step(augmented):
+def test_resumes_at_any_step(augmented):
     """From the state of the iterator; augmentation included."""
     options = {"crop_padding": 1, "flip": True} if augmented else {}
     config = DataConfig(batch_size=8, **options)
@@ -117,7 +117,7 @@ def test_augmentation_moves_and_mirrors():
 
 
 def test_evaluation_has_every_example_once_in_order():
-    batches = list(eval_batches(numbered(10), 4))
+    batches = list(EvalBatches(numbered(10), 4))
     assert np.array_equal(np.concatenate(list(map(counted, batches))), np.arange(10))
     assert [b.mask is None for b in batches] == [True, True, False]
 
@@ -128,7 +128,7 @@ def test_rows_are_a_function_of_the_step():
     np.testing.assert_array_equal(rows[1], rows_of_step(10, 4, 0, 1))
 
 
-def test_empty_rows_stand_at_the_end_of_every_batch():
+def test_empty_rows_are_at_the_end_of_every_batch():
     rows = [rows_of_step(10, 4, 0, step, 1) for step in range(4)]
     assert sorted(np.concatenate(rows)) == [-1] * 6 + list(range(10))
     assert all(batch[-1] == -1 for batch in rows)
@@ -144,7 +144,7 @@ def test_the_first_examples_only():
     whole, part = (load_dataset(DataConfig(num_train=n)) for n in (None, 100))
     assert len(part.train) == 100 and len(part.test) == len(whole.test)
     np.testing.assert_array_equal(part.train.image, whole.train.image[:100])
-    with pytest.raises(UserError, match=r"data\.num_train is 9999, but there are 1437"):
+    with pytest.raises(UserError, match=r"`data\.num_train` must be at most 1437, "):
         load_dataset(DataConfig(num_train=9999))
     listed = first(Numbered(), 3)
     assert len(listed) == 3 and listed.load(2, None)[1] == 2

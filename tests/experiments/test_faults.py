@@ -2,6 +2,7 @@
 """Runs that are stopped, killed or out of room, as real processes; they resume."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -10,11 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import grain
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from experiments.config import TrainConfig
 from experiments.run.metrics import read_metrics
+from experiments.train.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 STEPS = 120
@@ -166,6 +170,14 @@ def test_two_at_once_share_nothing(tmp_path):
     first.communicate(timeout=60)
     assert first.returncode == 128 + signal.SIGTERM
     assert json.loads((folder / "config.json").read_text())["seed"] == 0
+
+
+def test_only_the_logs_of_orbax_are_silenced(tmp_path):
+    """Its errors are raised; other libraries log through absl as before."""
+    Checkpoints(tmp_path, TrainConfig()).close()
+    for path, shown in ((ocp.__file__, False), (grain.__file__, True)):
+        record = logging.makeLogRecord({"pathname": path})
+        assert bool(logging.getLogger("absl").filter(record)) == shown
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")

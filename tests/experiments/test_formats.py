@@ -122,14 +122,14 @@ def error_of(call):
 def test_missing_files_say_what_is_wanted_and_where_people_get_it(tmp_path):
     text = error_of(lambda: load_dataset(config("mnist", tmp_path)))
     assert text == (
-        f"data.path `{tmp_path}` lacks `train-images-idx3-ubyte` or "
+        "`data.path` must hold `train-images-idx3-ubyte` or "
         "`train-images.idx3-ubyte` or `train-images-idx3-ubyte.gz` or "
-        "`train-images.idx3-ubyte.gz`, also in the folders below; MNIST is at "
-        "https://yann.lecun.com/exdb/mnist/."
+        "`train-images.idx3-ubyte.gz`, itself or in a folder below, but "
+        f"`{tmp_path}` does not; MNIST is at https://yann.lecun.com/exdb/mnist/."
     )
     text = error_of(lambda: load_dataset(config("cifar10", tmp_path / "no")))
     assert text == (
-        f"data.path `{tmp_path / 'no'}` is not a folder; CIFAR is at "
+        f"`data.path` must be a folder, got `{tmp_path / 'no'}`; CIFAR is at "
         "https://www.cs.toronto.edu/~kriz/cifar.html."
     )
     settings = config("image_folder", tmp_path, image_size=16)
@@ -139,20 +139,20 @@ def test_missing_files_say_what_is_wanted_and_where_people_get_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "expected"),
     [
         (lambda d: d[:-1], "must have 1584 bytes for shape (2, 28, 28), got 1583"),
-        (lambda d: b"\x01" + d[1:], "must begin with 00 00 08 03"),
-        (lambda d: d[:9], "is cut short: 9 bytes, no whole header."),
+        (lambda d: b"\x01" + d[1:], "must start with 00 00 08 03"),
+        (lambda d: d[:9], "must have a header of 16 bytes, got 9 in all."),
         (lambda d: b"", "got nothing."),
     ],
 )
-def test_broken_idx(damage, said, mnist):
+def test_broken_idx(damage, expected, mnist):
     folder, _ = mnist
     path = folder / "t10k-images-idx3-ubyte"
     path.write_bytes(damage(path.read_bytes()))
     text = error_of(lambda: load_dataset(config("mnist", folder)))
-    assert text.startswith(f"`{path}` ") and said in text
+    assert text.startswith(f"`{path}` ") and expected in text
 
 
 def test_broken_idx_archive_and_labels(mnist):
@@ -160,16 +160,16 @@ def test_broken_idx_archive_and_labels(mnist):
     path = folder / "train-images-idx3-ubyte.gz"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert f"`{path}` does not unpack: " in error_of(
+    assert f"`{path}` cannot be unpacked: " in error_of(
         lambda: load_dataset(config("mnist", folder))
     )
     path.write_bytes(whole)
     write_idx(folder / "t10k-labels-idx1-ubyte", np.zeros(3, np.uint8))
-    assert "has 3 labels for 2 images." in error_of(
+    assert "must have a label for each of 2 images, got 3." in error_of(
         lambda: load_dataset(config("mnist", folder))
     )
     write_idx(folder / "t10k-labels-idx1-ubyte", np.full(2, 11, np.uint8))
-    assert "has the label 11, not 0 to 9." in error_of(
+    assert "must have labels from 0 to 9, got 11 to 11." in error_of(
         lambda: load_dataset(config("mnist", folder))
     )
 
@@ -195,7 +195,7 @@ def test_a_pickle_runs_no_code(tmp_path, capsys):
     for name in ("train", "test"):
         (tmp_path / name).write_bytes(pickle.dumps(Evil()))
     text = error_of(lambda: load_dataset(config("cifar100", tmp_path)))
-    assert "it wants builtins.print" in text
+    assert "it calls builtins.print" in text
     assert capsys.readouterr().out == ""
 
 
@@ -204,7 +204,7 @@ def test_an_unreadable_image_is_named(folders):
     path.write_bytes(path.read_bytes()[:60])
     data = load_dataset(config("image_folder", folders, image_size=16))
     text = error_of(lambda: data.test.load(1, None))
-    assert text.startswith(f"`{path}` is not an image that can be read: ")
+    assert text.startswith(f"`{path}` cannot be read as an image: ")
 
 
 def test_folders_without_classes_or_images(folders):
@@ -216,4 +216,4 @@ def test_folders_without_classes_or_images(folders):
     for name in ("cat", "dog"):
         shutil.rmtree(folders / "val" / name)
         (folders / "val" / name).mkdir()
-    assert "has no images (.bmp, .jpeg" in error_of(lambda: load_dataset(settings))
+    assert "must have images (.bmp, .jpeg" in error_of(lambda: load_dataset(settings))

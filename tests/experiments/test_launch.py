@@ -130,7 +130,7 @@ def test_pmap_is_for_one_process(tmp_path):
     process = start(tmp_path / "run", 2, mode="pmap")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    text = "error: parallel.mode must be jit or shard_map for 2 processes, got pmap."
+    text = "error: `parallel.mode` must be jit or shard_map for 2 processes, got pmap."
     assert text in err and "Traceback" not in err
 
 

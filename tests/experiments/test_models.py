@@ -3,6 +3,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.config import (
@@ -10,6 +11,7 @@ from experiments.config import (
     ModelConfig,
     NormConfig,
     OptimizerConfig,
+    ParallelConfig,
     TrainConfig,
 )
 from experiments.models import make_model as make
@@ -68,6 +70,36 @@ def test_recurrent(name, kind, x):
     model = make(config, 10)
     stats = model.init(jax.random.key(0), x, train=True).get("batch_stats", {})
     assert [s["mean"].shape for s in stats.values()] == [(64,)] * 2 * (kind == "batch")
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm", "step_gru"])
+def test_recurrent_on_devices(name):
+    """Every mode gives the same numbers; scans start from a state of each shard."""
+    losses = []
+    for mode in ("jit", "shard_map", "pmap"):
+        config = ExperimentConfig(
+            name="a",
+            model=ModelConfig(name=name),
+            parallel=ParallelConfig(mode=mode, num_devices=2),
+            train=TrainConfig(num_steps=6, eval_every=6, log_every=2),
+        )
+        losses.append([r.loss for r in train(config)])
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["plain", "step_gru"])
+def test_noise_is_drawn_within_scans(name, x):
+    model = make_model(ModelConfig(name=name), NormConfig(noise=1.0), 10)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = model.init(keys, x, train=True)
+
+    def logits(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply(variables, x, train=True, mutable=True, rngs=rngs)[0]
+
+    assert jnp.array_equal(logits(2), logits(2))
+    assert not jnp.allclose(logits(2), logits(3))
+    model.apply(variables, x, train=False)  # draws nothing
 
 
 @pytest.mark.parametrize("kind", ["renorm", "group", "layer", "instance"])

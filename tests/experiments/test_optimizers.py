@@ -50,10 +50,3 @@ def test_accumulates():
     moved = [bool(np.any(jax.tree.leaves(u)[0])) for u in seen]
     assert moved == [False, False, True] * 2
     np.testing.assert_allclose(seen[2]["scale"], -0.1, rtol=1e-6)  # the mean
-
-
-def test_adam_has_no_weight_decay():
-    with pytest.raises(
-        ValueError, match="must be 0 with adam and rmsprop; adamw has weight decay"
-    ):
-        OptimizerConfig(name="adam", weight_decay=0.1)

@@ -10,8 +10,10 @@ import pytest
 from scipy import stats
 
 from experiments.config import LAB_DENSE, changed
+from experiments.data import ArraySource, EvalBatches
 from experiments.lab.scores import TARGETS, inference, scores, with_statistics_of
 from experiments.lab.shift import layer_inputs, shift, smoothness, wasserstein
+from experiments.train.evaluation import with_population_stats
 from experiments.train.loop import train
 from experiments.train.scanned import (
     LAST_STATE,
@@ -22,8 +24,7 @@ from experiments.train.scanned import (
     program_config,
     train_scanned,
 )
-from experiments.train.steps import eval_step, training_forward, variables_of
-from jaxbn import population
+from experiments.train.steps import eval_step
 
 BASE = changed(
     LAB_DENSE,
@@ -68,14 +69,10 @@ def test_population_accuracy_is_that_of_the_library(debias):
     examples = in_memory(config)
     exact = make_task(program_config(changed(BASE, {"norm.momentum": 0.0})))
     ours = with_statistics_of(exact, state, examples.train)
-    new, _ = population.estimate_linen(
-        training_forward(exact.model),
-        variables_of(ours),
-        [examples.train.image[k : k + 320] for k in range(0, 1280, 320)],
-        layerwise=True,
-        progress=False,
+    new = with_population_stats(
+        exact.model, ours, EvalBatches(ArraySource(*examples.train[:2]), 320)
     )
-    for layer, of_layer in new["batch_stats"].items():
+    for layer, of_layer in new.batch_stats.items():
         for name in ("mean", "var"):
             np.testing.assert_allclose(
                 ours.batch_stats[layer][name], of_layer[name], 1e-3, 1e-4

@@ -62,7 +62,7 @@ def test_open_mpi_is_detected_and_a_signal_to_one_saves_all(tmp_path):
     np.testing.assert_allclose(curve(folder), curve(alone), rtol=1e-4)
     process = start_by_mpi(folder, "--parallel.mode", "pmap")
     _, err = process.communicate(timeout=60)
-    text = "error: parallel.mode must be jit or shard_map for 2 processes, got pmap."
+    text = "error: `parallel.mode` must be jit or shard_map for 2 processes, got pmap."
     assert text in err and "Traceback" not in err
 
 
@@ -83,8 +83,8 @@ def test_a_port_that_is_taken(tmp_path):
     with socket.create_server(("", 0)) as taken:
         address = f"localhost:{taken.getsockname()[1]}"
         err = refused(*one_of_two(tmp_path, address, 0))
-    text = f"error: processes.coordinator_address must have a free port, got {address}"
-    assert text in err
+    text = "error: `processes.coordinator_address` must have a free port, got "
+    assert f"{text}{address}" in err
 
 
 def test_waiting_for_others_is_said_and_ends_by_ctrl_c(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from experiments.config import DataConfig
-from experiments.data import eval_batches, load_dataset, train_batches
+from experiments.data import EvalBatches, load_dataset, train_batches
 from experiments.errors import UserError
 
 with warnings.catch_warnings():
@@ -80,7 +80,7 @@ def error_of(settings):
 def test_every_example_once_as_it_was_written(folder):
     data = load_dataset(config(folder))
     assert (len(data.train), len(data.test), data.num_classes) == (5, 3, 3)
-    batches = list(eval_batches(data.test, 2))
+    batches = list(EvalBatches(data.test, 2))
     assert batches[1].mask.tolist() == [True, False]
     read = np.concatenate([batch.image for batch in batches])[:3]
     written = np.stack([image_of("test", k, "one") for k in range(3)]) / 255
@@ -97,8 +97,8 @@ def test_images_of_several_sizes_are_brought_to_one(tmp_path):
     folder = prepare(tmp_path, "several")
     text = error_of(config(folder))
     assert text == (
-        f"`{folder}` has images of several sizes; data.image_size says to which they "
-        "are brought."
+        f"`data.image_size` must be given, since images differ in size in `{folder}`; "
+        "all are resized to it."
     )
     settings = config(folder, image_size=8)
     data = load_dataset(settings)
@@ -113,21 +113,21 @@ def only(folder, pattern):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "expected"),
     [
-        (lambda path: path.unlink(), "is missing."),
+        (lambda path: path.unlink(), "does not exist."),
         (
             lambda path: path.write_bytes(path.read_bytes()[:5000]),
-            "is not a whole ArrayRecord file: ",
+            "is not a complete ArrayRecord file: ",
         ),
-        (lambda path: path.write_bytes(b"x" * 70000), "is not a whole ArrayRecord"),
+        (lambda path: path.write_bytes(b"x" * 70000), "is not a complete ArrayRecord"),
     ],
     ids=["missing", "truncated", "garbage"],
 )
-def test_a_broken_file_is_named_before_training(damage, said, folder):
+def test_a_broken_file_is_named_before_training(damage, expected, folder):
     path = only(folder, "tiny-train*")
     damage(path)
-    assert error_of(config(folder)).startswith(f"`{path}` {said}")
+    assert error_of(config(folder)).startswith(f"`{path}` {expected}")
 
 
 def change(path, **fields):
@@ -136,7 +136,10 @@ def change(path, **fields):
 
 def test_what_else_may_be_wrong_with_a_folder(folder, tmp_path, monkeypatch):
     text = error_of(config(tmp_path))
-    assert text.startswith(f"data.path `{tmp_path}` lacks `dataset_info.json`; give ")
+    assert text.startswith(
+        "`data.path` must have the file `dataset_info.json`, but "
+        f"`{tmp_path}` does not; give "
+    )
     info = folder / "dataset_info.json"
     good = info.read_text()
     splits = json.loads(good)["splits"]
@@ -144,11 +147,13 @@ def test_what_else_may_be_wrong_with_a_folder(folder, tmp_path, monkeypatch):
     assert "must have the splits `train` and one of test, " in error_of(config(folder))
     splits[0]["shardLengths"] = ["6"]
     change(info, splits=splits)
-    assert "has 5 examples, `dataset_info.json` says 6." in error_of(config(folder))
+    assert "must have 6 examples, as `dataset_info.json` says, got 5." in error_of(
+        config(folder)
+    )
     info.write_text(good)
     change(info, fileFormat="tfrecord")
     text = error_of(config(folder))
-    assert "holds tfrecord files, which cannot be read by index. TensorFlow D" in text
+    assert "read by index, got tfrecord. TensorFlow D" in text
     info.write_text("{")
     assert "cannot be read: " in error_of(config(folder))
     info.write_text(good)

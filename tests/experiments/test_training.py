@@ -141,7 +141,8 @@ def test_too_few_devices_are_named():
     with pytest.raises(UserError) as raised:
         next(train(config))
     assert str(raised.value) == (
-        "parallel.num_devices is 64, but there are 8 devices (cpu)."
+        "`parallel.num_devices` must be at most 8, the number of cpu devices here, got "
+        "64."
     )
 
 
