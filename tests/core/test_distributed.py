@@ -13,6 +13,8 @@ import pytest
 
 from tests.core import distributed_worker as worker
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 

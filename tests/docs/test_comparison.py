@@ -9,7 +9,7 @@ from tests.comparison import table
 from tests.comparison.scenarios import SCENARIOS
 from tests.comparison.trial import LIBRARIES, trial
 
-pytestmark = pytest.mark.usefixtures("as_users_run_it")
+pytestmark = [pytest.mark.documents, pytest.mark.usefixtures("as_users_run_it")]
 
 BY_TITLE = {scenario.title: scenario for scenario in SCENARIOS}
 BY_NAME = {library.name: library for library in LIBRARIES}

@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
+pytestmark = pytest.mark.documents
+
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDES = ["training_and_inference", "small_batches"]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n\n```\n(.*?)^```", re.DOTALL | re.MULTILINE)

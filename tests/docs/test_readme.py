@@ -11,6 +11,8 @@ import pytest
 from experiments.lab.outcome import MARKS, interval
 from tests.core.test_passes import count, flax, ours
 
+pytestmark = pytest.mark.documents
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)

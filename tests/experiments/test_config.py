@@ -267,8 +267,8 @@ def test_config_file(path):
     config = load(path, kind)
     assert config.name == path.stem
     text = path.read_text()
-    for said in (f"python -m experiments {command} {path}", "Cost:", "Expected:"):
-        assert said in text
+    for required in (f"python -m experiments {command} {path}", "Cost:", "Expected:"):
+        assert required in text
     assert "TODO" not in text
 
 

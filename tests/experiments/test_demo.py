@@ -4,11 +4,14 @@
 import dataclasses
 import io
 
+import pytest
 from rich.console import Console
 
 import experiments.cli.demo
 from experiments.cli.demo import Demo, Outcome, make_table
 from experiments.run.metrics import Record, read_metrics
+
+pytestmark = pytest.mark.documents
 
 
 def test_trains_writes_and_can_be_run_again(tmp_path, monkeypatch):

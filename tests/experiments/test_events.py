@@ -47,7 +47,7 @@ def test_without_the_package(tmp_path, monkeypatch):
         Events(tmp_path, begin=0)
 
 
-def test_only_what_is_said(tmp_path):
+def test_only_if_asked_for(tmp_path):
     events = Events(tmp_path, begin=5)
     events.write(Record(6, loss=0.5))
     events.close()

@@ -17,6 +17,8 @@ from experiments.cli.launch import Launch
 from experiments.errors import UserError
 from experiments.run.metrics import read_metrics, series
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,7 +60,7 @@ def alone(tmp_path_factory):
 def test_processes_train_as_one(num, mode, tmp_path, alone):
     folder = tmp_path / "run"
     out = finish(folder, num, mode=mode)
-    assert out.count("Report: ") == 1  # said once
+    assert out.count("Report: ") == 1  # by one process
     np.testing.assert_allclose(curve(folder), alone, rtol=1e-4)
 
 

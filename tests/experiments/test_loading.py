@@ -37,7 +37,7 @@ def test_missing(tmp_path):
         load(tmp_path / "no.py", ExperimentConfig)
 
 
-def test_lists_what_there_is_with_first_lines(tmp_path):
+def test_lists_configs_with_their_first_lines(tmp_path):
     (tmp_path / "b.py").write_text('"""Two.\n\nMore."""\n')
     (tmp_path / "a.py").write_text("(\n")
     assert [line for _, line in available(tmp_path)] == ["(does not parse)", "Two."]

@@ -13,6 +13,8 @@ import pytest
 from experiments.__main__ import main
 from experiments.run.metrics import read_metrics
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "experiments"]
 

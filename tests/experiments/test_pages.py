@@ -14,7 +14,10 @@ from experiments.run.report import Table, write_report
 from tests.experiments.test_lab import conclude, conducted, small_study
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine"),
+]
 # The window of a headless browser has a least width; a frame in it has none.
 FRAME = """<!DOCTYPE html><body><iframe width="{width}" height="900" srcdoc="{page}">
 </iframe><script>

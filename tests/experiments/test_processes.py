@@ -14,6 +14,8 @@ import pytest
 from experiments.config import ProcessesConfig
 from tests.experiments.test_launch import ROOT, children, curve, finish, wait_until
 
+pytestmark = pytest.mark.processes
+
 TRAIN = [
     sys.executable, "-m", "experiments", "train", "configs/digits_dense.py",
     "--train.num-steps", "60", "--train.checkpoint-every", "20",
@@ -87,7 +89,7 @@ def test_a_port_that_is_taken(tmp_path):
     assert f"{text}{address}" in err
 
 
-def test_waiting_for_others_is_said_and_ends_by_ctrl_c(tmp_path):
+def test_waiting_for_others_is_reported_and_ends_by_ctrl_c(tmp_path):
     with start(*one_of_two(tmp_path, "localhost:1", 1)) as process:
         assert "Waiting for the other processes; " in process.stderr.readline()
         process.send_signal(signal.SIGINT)

@@ -15,6 +15,8 @@ from experiments.config import changed
 from experiments.lab import adaptation
 from experiments.lab.corruptions import CORRUPTIONS, corrupt
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 

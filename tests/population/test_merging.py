@@ -3,10 +3,13 @@
 
 import jax
 import numpy as np
+import pytest
 
 from tests.core.test_distributed import run_processes
 from tests.population import worker
 from tests.population.nets import ESTIMATES, start
+
+pytestmark = pytest.mark.processes
 
 
 def alone(batches):
