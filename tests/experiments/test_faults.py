@@ -97,7 +97,7 @@ def check_is(folder, expected):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_goes_on(number, tmp_path, uninterrupted):
+def test_a_signal_saves_and_the_same_command_resumes(number, tmp_path, uninterrupted):
     folder = tmp_path / "run"
     process = start(folder)
     metrics = folder / "metrics.jsonl"
