@@ -22,10 +22,10 @@ lab: $(VENV)/.experiments ## put every claim about batch norm to the test; about
 	@$(BIN)/python -m experiments lab
 
 test: $(VENV)/.dev ## the whole suite
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-fast: $(VENV)/.dev ## the behaviour of the core; two minutes
-	$(BIN)/python -m pytest -n $(JOBS) $(FAST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(FAST)
 
 compare: $(VENV)/.compare ## jaxbn, flax, haiku, equinox, keras and torch on the same cases
 	@$(BIN)/python -m tests.comparison

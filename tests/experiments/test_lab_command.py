@@ -100,12 +100,15 @@ def test_interrupted_it_keeps_finished_runs(place):
     process = start(place, "study", "configs/studies/long.py")
     path = place / "runs/lab/long/runs.jsonl"
     deadline = time.monotonic() + 120
-    while not path.exists() or path.stat().st_size < 2000:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    twice = run(place, "study", "configs/studies/long.py")
-    process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    try:
+        while not path.exists() or path.stat().st_size < 2000:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        twice = run(place, "study", "configs/studies/long.py")
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130 and "the same command resumes" in out
     assert "Traceback" not in error
     assert twice[0] == 2 and "is in use by another process" in twice[2]
