@@ -34,7 +34,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # draws the same cases.
 COMMON = {"deadline": None, "print_blob": True, "phases": [hypothesis.Phase.generate]}
 hypothesis.settings.register_profile("ci", derandomize=True, max_examples=30, **COMMON)
-hypothesis.settings.register_profile("fast", derandomize=True, max_examples=8, **COMMON)
 hypothesis.settings.register_profile(
     "fuzz", max_examples=int(os.environ.get("DRAWS", "1000")), **COMMON
 )
