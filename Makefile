@@ -6,9 +6,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 DRAWS ?= 1000
-# Without drawn cases, and of the ways to shard without those that are variants.
+# Without drawn cases; of the ways to shard, `shard_map` and `jit` alone.
 FAST := tests/checks tests/core tests/functions tests/house \
-  -m "not (hardware or processes)" -k "not (test_properties or pmap or unchecked)"
+  -m "not (hardware or processes)" -k "not (test_properties or pmap or vmap or unchecked)"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo lab test test-fast compare fuzz check-hardware compile-for-hardware lint format clean
