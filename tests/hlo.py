@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts, in a compiled program, the reads and writes of full-size tensors."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
-# What only renames a buffer.
-FREE = {"parameter", "tuple", "bitcast", "get-tuple-element", "constant"}
+# What only renames a buffer, and the loop that does not run: see `_core/statistics.py`.
+FREE = {"parameter", "tuple", "bitcast", "get-tuple-element", "constant", "while"}
+COLLECTIVES = {"all-reduce", "all-gather", "collective-permute", "all-to-all"}
 # What reads a few rows of its operand.
 ROWS = {"slice", "dynamic-slice", "gather"}
 
@@ -52,15 +54,17 @@ def computations(text: str) -> dict[str, list[Instruction]]:
     return result
 
 
+def sizes_of(type_: str) -> list[int]:
+    """The number of elements of each array in an HLO type."""
+    return [
+        math.prod(int(extent) for extent in shape.split(",") if extent)
+        for shape in re.findall(r"\w+\[([\d,]*)\]", type_)
+    ]
+
+
 def elements(type_: str) -> int:
     """The number of elements of the largest array in an HLO type."""
-    sizes = [0]
-    for shape in re.findall(r"\w+\[([\d,]*)\]", type_):
-        size = 1
-        for extent in filter(None, shape.split(",")):
-            size *= int(extent)
-        sizes.append(size)
-    return max(sizes)
+    return max(sizes_of(type_), default=0)
 
 
 def reads_rows_only(body: list[Instruction], position: int) -> bool:
@@ -97,3 +101,53 @@ def passes(function: Callable, *shapes: jax.ShapeDtypeStruct, full: int) -> Pass
             reads += 1
         writes += elements(instruction.type) >= full
     return Passes(reads, writes)
+
+
+def without_loops(lowered: str) -> str:
+    """A lowered program without its loops, which mostly do not run."""
+    while (start := lowered.find(" = stablehlo.while(")) >= 0:
+        end = after_braces(lowered, after_braces(lowered, start))  # condition and body
+        lowered = lowered[:start] + lowered[end:]
+    return lowered
+
+
+def after_braces(text: str, start: int) -> int:
+    """Where the next block in braces that spans lines ends."""
+    depth, end = 0, text.index("{\n", start)
+    while True:
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        end += 1
+        if depth == 0:
+            return end
+
+
+def collectives(compiled: str) -> list[int]:
+    """How many numbers each collective of a compiled program sends, loops apart."""
+    bodies = computations(compiled)
+    in_loops = {
+        name
+        for body in bodies.values()
+        for one in body
+        if one.op == "while"
+        for name in reachable(bodies, re.findall(r"(?:condition|body)=%?([\w.\-]+)", one.attributes))
+    }
+    return [
+        sum(sizes_of(one.type))
+        for name, body in bodies.items()
+        if name not in in_loops
+        for one in body
+        if one.op.removesuffix("-start") in COLLECTIVES
+    ]
+
+
+def reachable(bodies: dict[str, list[Instruction]], names: list[str]) -> set[str]:
+    """The computations that these call, and these."""
+    found: set[str] = set()
+    while names:
+        name = names.pop()
+        if name in found or name not in bodies:
+            continue
+        found.add(name)
+        for one in bodies[name]:
+            names += re.findall(r"=%?([\w.\-]+)", one.attributes)
+    return found

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The affine map and the activation: what happens to `x` once statistics are given."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -87,6 +89,7 @@ def activate(
     return zero_where_left_out(y.astype(dtype), weights)
 
 
+@functools.partial(jax.jit, static_argnames="static")
 def normalize_by_given(
     static: Static,
     batch: Batch,

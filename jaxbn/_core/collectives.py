@@ -6,19 +6,15 @@ and `vmap`, has the right transpose in each, and marks its result as equal every
 """
 
 import math
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxbn._checks.axes import Groups
-
-Stacked = TypeVar("Stacked")
-
 
 class Sync(NamedTuple):
     """The named axes to synchronise over, and groups of their indices; hashable."""
@@ -72,30 +68,61 @@ def gather_across(x: Float[Array, " k"], sync: Sync) -> Float[Array, "*g d k"]:
     return jnp.where(mine[:, None], rows, jnp.zeros((), x.dtype))
 
 
-def sum_across(x: Float[Array, " k"], sync: Sync) -> Float[Array, "*g k"]:
-    """Returns the sum of `x` over the shards, or over those of this shard's group."""
-    if sync.groups is None:
-        return _sum(x, sync.names)
-    sums = _sum(_in_row(x, sync.group, len(sync.groups)), sync.names)
-    return sums if sync.stacked else sums[sync.group]
+Vectors = tuple[Float[Array, "..."], ...]
 
 
-def own(stacked: Stacked, sync: Sync | None) -> Stacked:
-    """Returns this shard's entry of results that may be stacked by group.
+def sum_together(
+    sums: Vectors, sync: Sync | None, *, of_own_group: bool = False
+) -> Vectors:
+    """Returns the sums over all shards, by one collective.
 
-    All arrays are indexed as one, so that the transpose is one collective.
+    They are stacked by group where there are groups, unless those of this shard's group
+    alone are asked for. All are vectors of features, but the last may be one number.
     """
+    if sync is None:
+        return sums
+    *_, last = sums
+    vector = sums[0]
+    flat = last.ndim < vector.ndim and not is_cut(vector)
+    if flat:
+        packed = jnp.concatenate([jnp.ravel(v) for v in sums])
+    else:  # along a new axis: vectors that are cut over a mesh stay as they are
+        packed = jnp.stack([jnp.broadcast_to(v, vector.shape) for v in sums])
+    if sync.groups is not None:
+        packed = _in_row(packed, sync.group, len(sync.groups))
+    packed = _sum(packed, sync.names)
+    groups = packed.shape[:1] if sync.groups is not None else ()
+    if of_own_group and sync.groups is not None and not sync.stacked:
+        packed, groups = packed[sync.group], ()
+    if flat:
+        ends = np.cumsum([v.size for v in sums])[:-1]
+        parts = jnp.split(packed, ends, axis=-1)
+        return tuple(
+            part.reshape(*groups, *v.shape)
+            for part, v in zip(parts, sums, strict=True)
+        )
+    parts = jnp.unstack(packed, axis=len(groups))
+    if last.ndim < vector.ndim:
+        features = tuple(range(len(groups), parts[-1].ndim))
+        parts = (*parts[:-1], jnp.max(parts[-1], features))
+    return tuple(parts)
+
+
+def own(vectors: Vectors, sync: Sync | None) -> Vectors:
+    """Returns this shard's rows of vectors that may be stacked by group."""
     if sync is None or not sync.stacked:
-        return stacked
+        return vectors
+    return of_own_group(vectors, sync)
 
-    def first(array: Array) -> Array:
-        return array[0]
 
-    def flat(one: Stacked) -> Array:
-        return ravel_pytree(one)[0]
+def of_own_group(vectors: Vectors, sync: Sync | None) -> Vectors:
+    """Returns this shard's rows of vectors that are stacked by group, if there are any.
 
-    _, unravel = ravel_pytree(jax.tree.map(first, stacked))
-    return unravel(jax.vmap(flat)(stacked)[sync.group])
+    All are indexed as one, so that the transpose is one collective.
+    """
+    if sync is None or sync.groups is None:
+        return vectors
+    return tuple(jnp.unstack(jnp.stack(vectors, axis=1)[sync.group]))
 
 
 def vary_like(x: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -109,11 +136,12 @@ def vary_like(x: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array,
 
 
 def _in_row(
-    x: Float[Array, " k"], row: Int[Array, ""], num_rows: int
-) -> Float[Array, "r k"]:
-    """A matrix of zeros with `x` in one row."""
+    x: Float[Array, "..."], row: Int[Array, ""], num_rows: int
+) -> Float[Array, "r ..."]:
+    """An array of zeros with `x` in one row."""
     here = jnp.arange(num_rows, dtype=jnp.int32) == row
-    return jnp.where(here[:, None], x[None], jnp.zeros((), x.dtype))
+    here = lax.expand_dims(here, tuple(range(1, x.ndim + 1)))
+    return jnp.where(here, x[None], jnp.zeros((), x.dtype))
 
 
 def _sum(x: Float[Array, "..."], names: tuple[str, ...]) -> Float[Array, "..."]:
@@ -142,3 +170,8 @@ def varying_axes(x: Shaped[Array, "..."]) -> frozenset[str]:
     if hasattr(kind, "vma"):  # before JAX 0.12
         return frozenset(kind.vma)
     return frozenset(kind.manual_axis_type.varying)
+
+
+def is_cut(x: Shaped[Array, "..."]) -> bool:
+    """Whether `x` is cut over a mesh axis that is part of its type."""
+    return any(part is not None for part in jax.typeof(x).sharding.spec)

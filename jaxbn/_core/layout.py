@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Inexact
+from jaxtyping import Array, Bool, Float, Inexact, Shaped
 
 from jaxbn._checks.kinds import is_complex
 from jaxbn._core.collectives import Sync
@@ -46,8 +46,26 @@ class Layout(NamedTuple):
 
     @property
     def num_values(self) -> int:
-        """How many values a feature has."""
+        """How many values a feature has in this shard."""
         return math.prod(self.shape[a] for a in self.reduced_axes)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the shards form several batches."""
+        return self.sync is not None and self.sync.groups is not None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many values a feature has in each batch: one, or one for each group."""
+        if self.sync is None:
+            return (self.num_values,)
+        return tuple(self.num_values * len(batch) for batch in self.sync.batches)
+
+    def repeats_of(self, weights: Shaped[Array, "..."]) -> int:
+        """How many values of a feature share one weight."""
+        alike = zip(self.shape, weights.shape, strict=True)
+        shape = tuple(size if along == 1 else 1 for size, along in alike)
+        return self._replace(shape=shape).num_values
 
     @property
     def of_pairs(self) -> "Layout":

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The moments of a batch, real or complex, whole or cut, and of stacked parts."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 
 from jaxbn._checks.kinds import is_complex
 from jaxbn._core.layout import Batch, Layout
 from jaxbn._core.pairs import as_pairs, batch_as_pairs, moments_from_pairs
-from jaxbn._core.statistics import Statistics, batch_statistics, merge
+from jaxbn._core.statistics import batch_statistics, merge
 from jaxbn._core.types import Moments
 from jaxbn._core.virtual_batches import by_virtual_batch
 
 
+@functools.partial(jax.jit, static_argnames="layout")
 def batch_moments(layout: Layout, batch: Batch) -> Moments:
     """Returns the moments of a batch, or of its virtual batches, stacked."""
     if is_complex(batch.x.dtype):
@@ -18,7 +22,7 @@ def batch_moments(layout: Layout, batch: Batch) -> Moments:
         return moments_from_pairs(pairs)
 
     def of_part(layout: Layout, part: Batch) -> tuple[None, Moments]:
-        return None, batch_statistics(part.x, part.weights, layout).moments
+        return None, batch_statistics(part.x, part.weights, layout, 0.0).moments
 
     return by_virtual_batch(of_part, layout, batch)[1]
 
@@ -30,11 +34,10 @@ def merge_stacked(moments: Moments, axis: int) -> Moments:
     """
     mean, var, count = moments
     if not jnp.iscomplexobj(mean):
-        return merge(Statistics(mean, jnp.zeros_like(mean), var, count), axis).moments
+        return merge(moments, axis)
     pairs, shared = as_pairs(mean), jnp.stack([var, jnp.zeros_like(var)], axis=-1)
     per_feature = count.ndim == var.ndim
     if per_feature:
         count = jnp.stack([count, count], axis=-1)
-    parts = Statistics(pairs, jnp.zeros_like(pairs), shared, count)
-    merged = moments_from_pairs(merge(parts, axis).moments)
+    merged = moments_from_pairs(merge(Moments(pairs, shared, count), axis))
     return merged._replace(count=merged.count[..., 0]) if per_feature else merged

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The statistics of one batch as the computation keeps them, and their derivative."""
 
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jaxbn._core import xla
-from jaxbn._core.collectives import Sync, gather_across, sum_across
+from jaxbn._core.affine import center
+from jaxbn._core.collectives import of_own_group, own, sum_together, vary_like
 from jaxbn._core.layout import (
     Layout,
     Weights,
     compute_dtype,
-    positions_that_count,
     weigh,
     zero_where_left_out,
 )
@@ -24,14 +26,15 @@ from jaxbn._core.types import Moments
 Values = TypeVar("Values", Array, np.ndarray[Any, np.dtype[Any]])
 """On the device, or on the host."""
 
+LARGE_MEAN = 25
+"""Where the square of a mean is this many variances, sums are taken about the mean."""
+
 
 class Statistics(NamedTuple):
     """Moments as the computation keeps them: the mean as an anchor and a shift.
 
     At a mean of 1e4 standard deviations a float32 mean alone is off by 5e-4 of them,
-    but `(x - anchor) - shift` is right to rounding. The anchor comes from the data
-    without arithmetic: a sum of the two, rounded, may differ in the last bit between
-    two fusions of one program, and its rounding error would then belong to another sum.
+    but `(x - anchor) - shift` is right to rounding.
     """
 
     anchor: Float[Array, "*gc"]
@@ -45,54 +48,154 @@ class Statistics(NamedTuple):
         return Moments(self.anchor + self.shift, self.var, self.count)
 
 
+@partial(jax.custom_jvp, nondiff_argnames=("layout", "epsilon"))
 def batch_statistics(
-    x: Float[Array, "*n"], weights: Weights, layout: Layout
+    x: Float[Array, "*n"], weights: Weights, layout: Layout, epsilon: float
 ) -> Statistics:
-    """Returns the statistics of the values of `x` that count, in one pass over `x`.
+    """Returns the statistics of the values of `x` that count.
 
     They are of all shards where `layout.sync` is given, stacked by group where it says
-    so.
+    so. The variance is right to rounding as a part of `var + epsilon`.
     """
-    dtype = compute_dtype(x)
-    count = _count(weights, layout, dtype)
-    pivot = _pivot(x, weights, layout, count)
-    shifted, shifted_again = _shifted_twice(x.astype(dtype), pivot, weights, layout)
-    per_value = reciprocal(count)
-    shift = layout.total(weigh(shifted, weights)) * per_value
-    square = layout.total(weigh(lax.square(shifted_again), weights)) * per_value
-    var = jnp.maximum(square - lax.square(shift), 0)
-    # Where squares overflow, inf - inf would be NaN.
-    var = jnp.where(square == jnp.inf, jnp.inf, var)
-    local = Statistics(xla.settled(pivot), xla.settled(shift), var, count)
-    return local if layout.sync is None else _across_shards(local, layout.sync)
+    by_sums = partial(_by_sums, layout=layout, epsilon=epsilon)
+    if compute_dtype(x) == jnp.float64:
+        statistics = by_sums(x, weights)
+    else:
+        by_double_sums = partial(_by_double_sums, layout=layout)
+        statistics = xla.where_double_is_fast(by_double_sums, by_sums, x, weights)
+    sync = layout.sync
+    if sync is not None and sync.stacked:
+        return statistics
+    vectors, (count,) = statistics[:3], statistics[3:]
+    return Statistics(*of_own_group(vectors, sync), *of_own_group((count,), sync))
 
 
-def _across_shards(local: Statistics, sync: Sync) -> Statistics:
-    """Returns the statistics of all shards together, by one collective."""
-    vectors = [jnp.ravel(v) for v in local[:3]]
-    rows = gather_across(jnp.concatenate([*vectors, local.count[None]]), sync)
-    count = rows[..., -1]
-    anchor, shift, var = (
-        part.reshape(*count.shape, *local.var.shape)
-        for part in jnp.split(rows[..., :-1], 3, axis=-1)
-    )
-    return merge(Statistics(anchor, shift, var, count), count.ndim - 1)
+@batch_statistics.defjvp
+def _batch_statistics_jvp(
+    layout: Layout,
+    epsilon: float,
+    primals: tuple[Float[Array, "*n"], Weights],
+    tangents: tuple[Float[Array, "*n"], Shaped[Array, "..."] | None],
+) -> tuple[Statistics, Statistics]:
+    (x, weights), x_dot = primals, tangents[0]
+    statistics = batch_statistics(x, weights, layout, epsilon)
+
+    def tangent(
+        x: Float[Array, "*n"],
+        weights: Weights,
+        statistics: Statistics,
+        x_dot: Float[Array, "*n"],
+    ) -> Statistics:
+        anchor, shift = own(statistics[:2], layout.sync)
+        centered = zero_where_left_out(center(x, anchor, shift, layout), weights)
+        mean_dot, half_dot = moment_tangents(
+            centered, x_dot.astype(centered.dtype), statistics.count, weights, layout
+        )
+        unmoved = jnp.zeros_like(mean_dot), jnp.zeros_like(statistics.count)
+        return Statistics(mean_dot, unmoved[0], 2 * half_dot, unmoved[1])
+
+    # Reverse mode keeps `x`, and centers it again.
+    tangent = jax.checkpoint(tangent, prevent_cse=False)
+    return statistics, tangent(x, weights, statistics, x_dot)
 
 
-def merge(parts: Statistics, axis: int) -> Statistics:
-    """Merges statistics stacked along an axis; parts of count 0 add nothing."""
-    count = jnp.sum(parts.count, axis)
-    share = parts.count * jnp.expand_dims(reciprocal(count), axis)
-    share = expand_last(share, parts.var.ndim)
+def _by_sums(
+    x: Float[Array, "*n"], weights: Weights, *, layout: Layout, epsilon: float
+) -> Statistics:
+    r"""The statistics by sums of $x$ and $x^2$, and of $x - \mu$ where those lose.
+
+    The variance by the first sums is a difference of large numbers where the mean is
+    large: it is off by about 1e-7 (mean / sd)**2. Where that matters, for any feature,
+    the sums are taken once more, about the mean: right for any order of the values.
+    """
+    x, sync = x.astype(compute_dtype(x)), layout.sync
+    values = zero_where_left_out(x, weights)
+    first, second, count = _sums(values, weights, layout)
+    share = share_of_one(count, weights, layout, first.ndim)
+    mean, mean_square = first * share, second * share
+    var = _spread(mean, mean_square)
+    right = lax.square(mean) <= LARGE_MEAN * (var + epsilon)
+    right = jnp.all(right & jnp.isfinite(mean_square))
+    # Where a sum overflows, the first two turns find the mean.
+    turns = jnp.where(right, 0, jnp.where(jnp.all(jnp.isfinite(mean)), 1, 3))
+
+    def about_the_mean(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        anchor, shift, _, turns = carry
+        mean = anchor + shift
+        anchor = jnp.where(jnp.isfinite(mean), mean, 0)
+        (pivot,), (own_count,) = of_own_group((anchor,), sync), of_own_group((count,), sync)
+        centered = zero_where_left_out(x - layout.expand(pivot), weights)
+        again = centered
+        if weights is None:
+            again = xla.subtract_again(x, pivot, layout.expand)
+        # Sums of parts of a mean: none overflows whose mean does not.
+        own_share = share_of_one(own_count, weights, layout, 0)
+        parts = centered * own_share, lax.square(again) * own_share
+        sums = tuple(layout.total(weigh(part, weights)) for part in parts)
+        shift, mean_square = sum_together(sums, sync)
+        return anchor, shift, _spread(shift, mean_square), turns - 1
+
+    # Mostly the loop does not run. Under `vmap` it still runs only where it has to; a
+    # `cond` would always compute both of its sides.
+    shift = vary_like(jnp.zeros_like(mean), mean)
+    start = mean, shift, var, turns
+    anchor, shift, var, _ = lax.while_loop(lambda c: c[3] > 0, about_the_mean, start)
+    return Statistics(anchor, shift, var, count)
+
+
+def _by_double_sums(
+    x: Float[Array, "*n"], weights: Weights, *, layout: Layout
+) -> Statistics:
+    """The statistics by sums in double precision, in which float32 loses nothing."""
+    with jax.enable_x64(True):
+        if weights is not None and weights.dtype != bool:
+            weights = weights.astype(jnp.float64)
+        values = zero_where_left_out(x.astype(jnp.float64), weights)
+        first, second, count = _sums(values, weights, layout)
+        share = share_of_one(count, weights, layout, first.ndim)
+        mean = first * share
+        var = _spread(mean, second * share)
+        anchor = mean.astype(jnp.float32)
+        shift = mean - anchor.astype(jnp.float64)
+        return Statistics(anchor, *(v.astype(jnp.float32) for v in (shift, var, count)))
+
+
+def _sums(
+    values: Float[Array, "*n"], weights: Weights, layout: Layout
+) -> tuple[Float[Array, "*gc"], Float[Array, "*gc"], Float[Array, "*g"]]:
+    """The sums of the values and of their squares, and the count, of all shards."""
+    first = layout.total(weigh(values, weights))
+    second = layout.total(weigh(lax.square(values), weights))
+    if weights is None:
+        first, second = sum_together((first, second), layout.sync)
+        counts = layout.counts if layout.has_groups else layout.counts[0]
+        return first, second, jnp.asarray(counts, values.dtype)
+    count = jnp.sum(weights, dtype=values.dtype) * layout.repeats_of(weights)
+    return sum_together((first, second, count), layout.sync)
+
+
+def _spread(
+    mean: Float[Array, "*gc"], mean_square: Float[Array, "*gc"]
+) -> Float[Array, "*gc"]:
+    """The mean square less the squared mean; where squares overflow, inf, not NaN."""
+    var = jnp.maximum(mean_square - lax.square(mean), 0)
+    return jnp.where(mean_square == jnp.inf, mean_square, var)
+
+
+def merge(moments: Moments, axis: int) -> Moments:
+    """Merges moments stacked along an axis; parts of count 0 add nothing."""
+    mean, var, counts = moments
+    count = jnp.sum(counts, axis)
+    share = counts * jnp.expand_dims(reciprocal(count), axis)
+    share = expand_last(share, var.ndim)
     alive = share > 0
-    # An anchor of one of the parts keeps the small differences between the means.
-    anchor = jnp.max(
-        jnp.where(alive, parts.anchor, -jnp.inf), axis, keepdims=True, initial=-jnp.inf
-    )
-    anchor = lax.stop_gradient(jnp.where(anchor == -jnp.inf, 0, anchor))
-    offset = jnp.where(alive, (parts.anchor - anchor) + parts.shift, 0)
-    shift, var = merge_about(share, offset, parts.var, axis)
-    return Statistics(jnp.squeeze(anchor, axis), shift, var, count)
+    mean = jnp.where(alive, mean, 0)
+    # A value between the means keeps the small differences between them.
+    anchor = lax.stop_gradient(jnp.sum(share * mean, axis, keepdims=True))
+    anchor = xla.settled(anchor)
+    offset = jnp.where(alive, mean - anchor, 0)
+    shift, var = merge_about(share, offset, jnp.where(alive, var, 0), axis)
+    return Moments(jnp.squeeze(anchor, axis) + shift, var, count)
 
 
 def merge_about(
@@ -106,7 +209,7 @@ def merge_about(
     r"""Merges parts whose means are given by their offsets from one common value.
 
     $$s = \sum_k p_k s_k, \qquad v = \sum_k p_k \left(v_k + |s_k - s|^2
-    ight)$$
+    \right)$$
 
     with the parts' shares $p_k$ of the count, offsets $s_k$ and variances $v_k$. The
     device merges float32 by `jax.numpy`, the host float64 by NumPy, which `xp` names.
@@ -128,22 +231,29 @@ def moment_tangents(
     weights: Weights,
     layout: Layout,
 ) -> tuple[Float[Array, "*gc"], Float[Array, "*gc"]]:
-    r"""Returns the tangents of mean and variance.
+    r"""Returns the tangents of the mean and of half the variance.
 
     $$\dot\mu = \frac1W \sum_i w_i \dot x_i, \qquad
-      \dot v = \frac2W \sum_i w_i (x_i - \mu) \dot x_i, \qquad W = \sum_i w_i$$
+      \tfrac12\dot v = \frac1W \sum_i w_i (x_i - \mu) \dot x_i, \qquad
+      W = \sum_i w_i$$
 
     The mean's tangent adds nothing to the variance's, since $\sum_i w_i (x_i-\mu) = 0$.
     """
     x_dot = weigh(zero_where_left_out(x_dot, weights), weights)
     sums = layout.total(x_dot), layout.total(centered * x_dot)
-    if layout.sync is not None:
-        packed = jnp.concatenate([jnp.ravel(s) for s in sums])
-        packed = sum_across(packed, layout.sync)
-        shape = (*count.shape, *layout.features)
-        sums = tuple(s.reshape(shape) for s in jnp.split(packed, 2, axis=-1))
-    per_value = expand_last(reciprocal(count), count.ndim + len(layout.features))
-    return sums[0] * per_value, sums[1] * (2 * per_value)
+    sums = sum_together(sums, layout.sync, of_own_group=True)
+    share = share_of_one(count, weights, layout, sums[0].ndim)
+    return sums[0] * share, sums[1] * share
+
+
+def share_of_one(
+    count: Float[Array, "*g"], weights: Weights, layout: Layout, ndim: int
+) -> float | Float[Array, "..."]:
+    """1 / count, of a rank; a number where all values count and there is one group."""
+    if weights is None and not layout.has_groups:
+        (number,) = layout.counts
+        return 1 / number if number else 0.0
+    return expand_last(reciprocal(count), ndim)
 
 
 def reciprocal(count: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -154,56 +264,3 @@ def reciprocal(count: Float[Array, "..."]) -> Float[Array, "..."]:
 def expand_last(x: Float[Array, "*g"], ndim: int) -> Float[Array, "..."]:
     """Appends axes of size 1, up to a rank."""
     return lax.expand_dims(x, tuple(range(x.ndim, ndim)))
-
-
-def _count(weights: Weights, layout: Layout, dtype: np.dtype) -> Float[Array, ""]:
-    """How many values, or how much weight, per feature."""
-    if weights is None:
-        return jnp.asarray(layout.num_values, dtype)
-    total = jnp.sum(weights, dtype=dtype)
-    repeats = layout._replace(
-        shape=tuple(
-            size if along == 1 else 1
-            for size, along in zip(layout.shape, weights.shape, strict=True)
-        )
-    ).num_values
-    return total * repeats
-
-
-def _pivot(
-    x: Float[Array, "*n"], weights: Weights, layout: Layout, count: Float[Array, ""]
-) -> Float[Array, "*c"]:
-    """A constant near the mean, subtracted before squaring: the first row that counts.
-
-    Without it the variance is off by about 1e-7 (mean / sd)**2; with it, by as much of
-    the pivot's own distance from the mean, rarely more than a few sd and, for one value
-    in n, never more than sqrt(n) sd.
-    """
-    dtype = compute_dtype(x)
-    if xla.needs_no_pivot(x.dtype) or x.size == 0:
-        return jnp.zeros(layout.features, dtype)
-    sizes = [
-        size if a in layout.feature_axes else 1 for a, size in enumerate(layout.shape)
-    ]
-    counts = positions_that_count(weights)
-    if counts is None:
-        row = lax.slice(x, [0] * x.ndim, sizes)
-    else:
-        first = jnp.unravel_index(jnp.argmax(counts), counts.shape)
-        row = lax.dynamic_slice(x, first, sizes)
-        row = jnp.where(count > 0, row, jnp.zeros((), x.dtype))
-    row = lax.squeeze(row, layout.reduced_axes).astype(dtype)
-    return xla.broadcast_once(lax.stop_gradient(row))
-
-
-def _shifted_twice(
-    x: Float[Array, "*n"], pivot: Float[Array, "*c"], weights: Weights, layout: Layout
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """`x` less the pivot, once for each of the two sums.
-
-    Under a mask the selection is stored in any case, and both sums share it.
-    """
-    shifted = zero_where_left_out(x - layout.expand(pivot), weights)
-    if weights is not None:
-        return shifted, shifted
-    return shifted, xla.subtract_again(x, pivot, layout.expand)

@@ -85,6 +85,7 @@ class Saved(NamedTuple):
 Result = tuple[Float[Array, "*n"], Moments]
 
 
+@functools.partial(jax.jit, static_argnames="static")
 def normalize_by_batch(
     static: Static, batch: Batch, params: Params, target: Target | None = None
 ) -> tuple[Inexact[Array, "*n"], Moments]:
@@ -133,8 +134,8 @@ def _forward(
     """Returns the result and what the derivative needs."""
     layout, epsilon, activation, dtype = static
     (x, weights, residual), (scale, bias) = batch, params
-    statistics = batch_statistics(x, weights, layout)
-    anchor, shift, var, _ = own(statistics, layout.sync)
+    statistics = batch_statistics(x, weights, layout, epsilon)
+    anchor, shift, var = own(statistics[:3], layout.sync)
     var = layout.pool(var)
     rho = reciprocal_deviation(var, epsilon)
     corrected = None
@@ -195,14 +196,15 @@ def _tangent(
         center(saved.x, saved.anchor, saved.shift, layout), saved.weights
     )
     moments_dot = moment_tangents(centered, x_dot, saved.count, saved.weights, layout)
-    mean_dot, var_dot = own(moments_dot, layout.sync)
-    var_dot = layout.pool(var_dot)
+    mean_dot, half_dot = own(moments_dot, layout.sync)
+    half_dot = layout.pool(half_dot)
     if saved.corrected is not None and scale_dot is not None:
         bias_dot = saved.corrected.of_bias(scale_dot, bias_dot)
         scale_dot = saved.corrected.of_scale(scale_dot)
     rho = saved.rho
     slope = slope_of(rho, saved.scale)
-    slope_dot = -0.5 * slope * rho * rho * var_dot
+    # Factor by factor, since rho**3 alone would leave the range of float32.
+    slope_dot = -(half_dot * rho * rho * slope)
     if scale_dot is not None:
         slope_dot = slope_dot + scale_dot * rho
     offset_dot = -slope * mean_dot
@@ -217,7 +219,8 @@ def _tangent(
     y_dot = zero_where_left_out(
         _activation_tangent(static, saved, centered, z_dot), saved.weights
     )
-    return y_dot, Moments(*moments_dot, jnp.zeros_like(saved.count))
+    mean_dot, half_dot = moments_dot
+    return y_dot, Moments(mean_dot, 2 * half_dot, jnp.zeros_like(saved.count))
 
 
 def _centered_again(static: Static, saved: Saved) -> Float[Array, "*n"]:

@@ -7,11 +7,14 @@ No other file names a compiler or a device.
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
+
+Result = TypeVar("Result")
 
 
 def settled(vector: Float[Array, "*c"]) -> Float[Array, "*c"]:
@@ -38,23 +41,16 @@ def subtract_again(
     return x + expand(-vector)
 
 
-def broadcast_once(row: Float[Array, "*c"]) -> Float[Array, "*c"]:
-    """Returns the same row of a sharded batch, which the partitioner broadcasts once.
+def where_double_is_fast(
+    in_double: Callable[..., Result], in_single: Callable[..., Result], *arguments: Any
+) -> Result:
+    """Calls the first function on an NVIDIA GPU, the second elsewhere.
 
-    Without the barrier XLA broadcasts it again for every use under `jit`: one
-    collective a layer more. Since jaxlib 0.10.2.
+    There the sums of a norm wait for memory, so that double precision costs nothing,
+    and a loop that may not run waits for the host. XLA:CPU does not vectorize double
+    precision, and a TPU has none. Since jaxlib 0.10.2.
     """
-    return lax.optimization_barrier(row)
-
-
-def needs_no_pivot(dtype: DTypeLike) -> bool:
-    """Whether the sums go without a pivot: in bfloat16.
-
-    It resolves no more than mean / sd = 256. A row taken from `x` would have to be
-    waited for, which keeps XLA:TPU from fusing the sums into the convolution that makes
-    `x`. Since libtpu 0.0.52.
-    """
-    return dtype == jnp.bfloat16
+    return lax.platform_dependent(*arguments, cuda=in_double, default=in_single)
 
 
 def keep_output(y: Float[Array, "*n"]) -> Float[Array, "*n"]:

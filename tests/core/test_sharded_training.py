@@ -83,9 +83,8 @@ def test_a_sharded_batch_under_jit_is_one_batch(x, dtype):
     np.testing.assert_allclose(y.astype(jnp.float32), expected.y, atol=atol)
 
 
-@pytest.mark.parametrize(("dtype", "extra"), [(jnp.float32, 1), (jnp.bfloat16, 0)])
-def test_a_sharded_batch_costs_one_collective_each_way(dtype, extra):
-    """And for float32 a tiny one, of a row, for the pivot of the variance."""
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_sharded_batch_costs_one_collective_each_way(dtype):
     cut, whole = NamedSharding(mesh(), P("i")), NamedSharding(mesh(), P())
     x = jax.ShapeDtypeStruct((64, 8, 8, 16), dtype, sharding=cut)
     c = jax.ShapeDtypeStruct((16,), jnp.float32, sharding=whole)
@@ -96,5 +95,5 @@ def test_a_sharded_batch_costs_one_collective_each_way(dtype, extra):
     def backward(dy, *args):
         return jax.vjp(forward, *args)[1](dy)
 
-    assert compiled_collectives(forward, x, c, c) == 1 + extra
-    assert compiled_collectives(backward, x, x, c, c) == 2 + extra
+    assert compiled_collectives(forward, x, c, c) == 1
+    assert compiled_collectives(backward, x, x, c, c) == 2
