@@ -121,21 +121,28 @@ def after_braces(text: str, start: int) -> int:
             return end
 
 
-def collectives(compiled: str) -> list[int]:
-    """How many numbers each collective of a compiled program sends, loops apart."""
+def outside_loops(compiled: str) -> list[Instruction]:
+    """The instructions of a compiled program but for those of its loops."""
     bodies = computations(compiled)
-    in_loops = {
+    called = r"(?:condition|body)=%?([\w.\-]+)"
+    loops = [
         name
         for body in bodies.values()
         for one in body
         if one.op == "while"
-        for name in reachable(bodies, re.findall(r"(?:condition|body)=%?([\w.\-]+)", one.attributes))
-    }
+        for name in re.findall(called, one.attributes)
+    ]
+    left_out = reachable(bodies, loops)
+    return [
+        one for name, body in bodies.items() if name not in left_out for one in body
+    ]
+
+
+def collectives(compiled: str) -> list[int]:
+    """How many numbers each collective of a compiled program sends, loops apart."""
     return [
         sum(sizes_of(one.type))
-        for name, body in bodies.items()
-        if name not in in_loops
-        for one in body
+        for one in outside_loops(compiled)
         if one.op.removesuffix("-start") in COLLECTIVES
     ]
 

@@ -4,13 +4,14 @@
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact, Shaped
 
 from jaxbn._checks.kinds import is_complex
-from jaxbn._core.collectives import Sync
+from jaxbn._core.collectives import Sync, is_cut
 
 Weights = Bool[Array, "..."] | Float[Array, "..."] | None
 """Which positions count (bool) or how much (float): the rank of `x`, size 1 where it is
@@ -76,6 +77,14 @@ class Layout(NamedTuple):
     def expand(self, vector: Inexact[Array, "*c"]) -> Inexact[Array, "..."]:
         """Gives a vector of features the rank of `x`."""
         return lax.expand_dims(vector, self.reduced_axes)
+
+    def spread(
+        self, vector: Inexact[Array, "*c"], like: Float[Array, "*n"]
+    ) -> Inexact[Array, "*n"]:
+        """Gives a vector of features the shape of `x`, and how it is cut."""
+        sharding = jax.typeof(like).sharding if is_cut(like) else None
+        axes = self.feature_axes
+        return lax.broadcast_in_dim(vector, like.shape, axes, out_sharding=sharding)
 
     def pool(self, var: Float[Array, "*gc"]) -> Float[Array, "*gc"]:
         """Gives the two parts of a complex number one variance, the sum of theirs."""

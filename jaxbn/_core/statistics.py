@@ -108,8 +108,8 @@ def _by_sums(
     large: it is off by about 1e-7 (mean / sd)**2. Where that matters, for any feature,
     the sums are taken once more, about the mean: right for any order of the values.
     """
-    x, sync = x.astype(compute_dtype(x)), layout.sync
-    values = zero_where_left_out(x, weights)
+    sync = layout.sync
+    values = zero_where_left_out(x.astype(compute_dtype(x)), weights)
     first, second, count = _sums(values, weights, layout)
     share = share_of_one(count, weights, layout, first.ndim)
     mean, mean_square = first * share, second * share
@@ -124,10 +124,10 @@ def _by_sums(
         mean = anchor + shift
         anchor = jnp.where(jnp.isfinite(mean), mean, 0)
         (pivot,), (own_count,) = of_own_group((anchor,), sync), of_own_group((count,), sync)
-        centered = zero_where_left_out(x - layout.expand(pivot), weights)
+        centered = zero_where_left_out(center(x, pivot, None, layout), weights)
         again = centered
         if weights is None:
-            again = xla.subtract_again(x, pivot, layout.expand)
+            again = xla.subtract_again(x.astype(pivot.dtype), pivot, layout.expand)
         # Sums of parts of a mean: none overflows whose mean does not.
         own_share = share_of_one(own_count, weights, layout, 0)
         parts = centered * own_share, lax.square(again) * own_share

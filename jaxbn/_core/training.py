@@ -214,8 +214,10 @@ def _tangent(
         # Packed, so that their transpose is one collective.
         both = vary_like(jnp.stack([slope_dot, offset_dot]), x_dot)
         slope_dot, offset_dot = both[0], both[1]
-    z_dot = affine(x_dot, slope, offset_dot, residual_dot, layout)
-    z_dot = z_dot + layout.expand(slope_dot) * _centered_again(static, saved)
+    spread = functools.partial(layout.spread, like=x_dot)
+    offset_dot, slope_dot = xla.spread_together(offset_dot, slope_dot, spread)
+    z_dot = affine(x_dot, slope, None, residual_dot, layout)
+    z_dot = z_dot + offset_dot + slope_dot * _centered_again(static, saved)
     y_dot = zero_where_left_out(
         _activation_tangent(static, saved, centered, z_dot), saved.weights
     )

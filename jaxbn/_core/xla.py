@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Inexact
 
 Result = TypeVar("Result")
 
@@ -51,6 +51,32 @@ def where_double_is_fast(
     precision, and a TPU has none. Since jaxlib 0.10.2.
     """
     return lax.platform_dependent(*arguments, cuda=in_double, default=in_single)
+
+
+def spread_together(
+    first: Float[Array, "*c"],
+    second: Float[Array, "*c"],
+    spread: Callable[[Inexact[Array, "*c"]], Inexact[Array, "*n"]],
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """Spreads two vectors over `x`, so that XLA:GPU transposes them to one sum.
+
+    As the two parts of complex numbers. It will not fuse the select of a ReLU into two
+    sums, whose cost it would count twice, and would store the masked cotangent: 8 % of
+    the bytes of a ResNet-50 step. On TPU two sums are cheaper. Since jaxlib 0.10.2.
+    """
+
+    def of_parts(
+        first: Float[Array, "*c"], second: Float[Array, "*c"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        both = spread(lax.complex(first, second))
+        return lax.real(both), lax.imag(both)
+
+    def of_each(
+        first: Float[Array, "*c"], second: Float[Array, "*c"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        return spread(first), spread(second)
+
+    return lax.platform_dependent(first, second, cuda=of_parts, default=of_each)
 
 
 def keep_output(y: Float[Array, "*n"]) -> Float[Array, "*n"]:
