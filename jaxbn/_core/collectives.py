@@ -175,3 +175,26 @@ def varying_axes(x: Shaped[Array, "..."]) -> frozenset[str]:
 def is_cut(x: Shaped[Array, "..."]) -> bool:
     """Whether `x` is cut over a mesh axis that is part of its type."""
     return any(part is not None for part in jax.typeof(x).sharding.spec)
+
+
+def cut_like(x: Shaped[Array, "*n"], like: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
+    """Returns `x` cut over the mesh as another array is, where types say how."""
+    sharding = jax.typeof(like).sharding
+    if jax.typeof(x).sharding.spec == sharding.spec:
+        return x
+    return jax.sharding.reshard(x, sharding)
+
+
+def gathered_unless(num: int, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
+    """Returns `x` with its first axis whole, unless each shard has whole parts of it.
+
+    That is, unless `num` parts of equal size can be cut over the mesh as `x` is.
+    """
+    sharding = jax.typeof(x).sharding
+    first, *others = sharding.spec
+    names = (first,) if isinstance(first, str) else first or ()
+    shards = math.prod(sharding.mesh.shape[name] for name in names)
+    if num % shards == 0:
+        return x
+    whole = sharding.update(spec=jax.P(None, *others))
+    return jax.sharding.reshard(x, whole)

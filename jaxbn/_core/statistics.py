@@ -110,7 +110,10 @@ def _by_sums(
     """
     sync = layout.sync
     values = zero_where_left_out(x.astype(compute_dtype(x)), weights)
-    first, second, count = _sums(values, weights, layout)
+    sums = layout.total(weigh(values, weights)), layout.total(
+        weigh(lax.square(values), weights)
+    )
+    first, second, count = _of_all_shards(sums, weights, layout)
     share = share_of_one(count, weights, layout, first.ndim)
     mean, mean_square = first * share, second * share
     var = _spread(mean, mean_square)
@@ -151,7 +154,11 @@ def _by_double_sums(
         if weights is not None and weights.dtype != bool:
             weights = weights.astype(jnp.float64)
         values = zero_where_left_out(x.astype(jnp.float64), weights)
-        first, second, count = _sums(values, weights, layout)
+        # As one sum of complex numbers: two would read `x` twice.
+        both = lax.complex(weigh(values, weights), weigh(lax.square(values), weights))
+        both = layout.total(both)
+        sums = lax.real(both), lax.imag(both)
+        first, second, count = _of_all_shards(sums, weights, layout)
         share = share_of_one(count, weights, layout, first.ndim)
         mean = first * share
         var = _spread(mean, second * share)
@@ -160,18 +167,19 @@ def _by_double_sums(
         return Statistics(anchor, *(v.astype(jnp.float32) for v in (shift, var, count)))
 
 
-def _sums(
-    values: Float[Array, "*n"], weights: Weights, layout: Layout
+def _of_all_shards(
+    sums: tuple[Float[Array, "*c"], Float[Array, "*c"]],
+    weights: Weights,
+    layout: Layout,
 ) -> tuple[Float[Array, "*gc"], Float[Array, "*gc"], Float[Array, "*g"]]:
-    """The sums of the values and of their squares, and the count, of all shards."""
-    first = layout.total(weigh(values, weights))
-    second = layout.total(weigh(lax.square(values), weights))
+    """The two sums of all shards, and the count, stacked by group."""
+    dtype = sums[0].dtype
     if weights is None:
-        first, second = sum_together((first, second), layout.sync)
         counts = layout.counts if layout.has_groups else layout.counts[0]
-        return first, second, jnp.asarray(counts, values.dtype)
-    count = jnp.sum(weights, dtype=values.dtype) * layout.repeats_of(weights)
-    return sum_together((first, second, count), layout.sync)
+        return *sum_together(sums, layout.sync), jnp.asarray(counts, dtype)
+    count = jnp.sum(weights, dtype=dtype) * layout.repeats_of(weights)
+    first, second, count = sum_together((*sums, count), layout.sync)
+    return first, second, count
 
 
 def _spread(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from jaxbn._core.collectives import Sync, gather_across
+from jaxbn._core.collectives import Sync, cut_like, gather_across, gathered_unless
 from jaxbn._core.layout import Batch, Layout
 from jaxbn._core.types import Moments
 
@@ -57,26 +57,27 @@ def _within_shard(
     part_shape = (size // num, *layout.shape[1:])
     inner = layout._replace(shape=part_shape, sync=None)
 
-    def is_cut(array: Shaped[Array, "..."]) -> bool:
+    def is_parted(array: Shaped[Array, "..."]) -> bool:
         # Weights may have size 1 along the batch: then all parts share them.
         return array.shape[0] == size
 
     def cut(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-        if not is_cut(array):
+        if not is_parted(array):
             return array
+        array = gathered_unless(num, array)
         return array.reshape(num, size // num, *array.shape[1:])
 
     def of_part(part: Batch) -> tuple[Output, Moments]:
         return function(inner, part)
 
     def axis_of(array: Shaped[Array, "..."]) -> int | None:
-        return 0 if is_cut(array) else None
+        return 0 if is_parted(array) else None
 
     axes = jax.tree.map(axis_of, batch)
     over_parts = jax.vmap(of_part, in_axes=(axes,), axis_size=num)
     y, moments = over_parts(jax.tree.map(cut, batch))
     if y is not None:
-        y = y.reshape(layout.shape)
+        y = cut_like(y.reshape(layout.shape), batch.x)
     return y, moments if layout.sync is None else _all_shards(moments, layout.sync)
 
 
