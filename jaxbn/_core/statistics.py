@@ -155,7 +155,8 @@ def _by_double_sums(
             weights = weights.astype(jnp.float64)
         values = zero_where_left_out(x.astype(jnp.float64), weights)
         # Side by side in one array, for one sum: XLA:GPU would read `x` for each of two.
-        powers = lax.pow(values[..., None], jnp.asarray([1.0, 2.0]).reshape((1,) * values.ndim + (2,))) if False else jnp.stack([values, lax.square(values)], axis=-1)
+        powers = jnp.stack([values, lax.square(values)], axis=-1)
+        powers = weigh(powers, None if weights is None else weights[..., None])
         both = jnp.sum(powers, axis=layout.reduced_axes)
         sums = both[..., 0], both[..., 1]
         first, second, count = _of_all_shards(sums, weights, layout)
