@@ -5,8 +5,9 @@ Both are built on `psum` alone, which works under `shard_map` (checked or not), 
 and `vmap`, has the right transpose in each, and marks its result as equal everywhere.
 """
 
+import contextlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,7 @@ def sum_together(
     if flat:
         packed = jnp.concatenate([jnp.ravel(v) for v in sums])
     else:  # along a new axis: vectors that are cut over a mesh stay as they are
-        packed = jnp.stack([jnp.broadcast_to(v, vector.shape) for v in sums])
+        packed = jnp.stack([v + jnp.zeros_like(vector) for v in sums])
     if sync.groups is not None:
         packed = _in_row(packed, sync.group, len(sync.groups))
     packed = _sum(packed, sync.names)
@@ -177,10 +178,20 @@ def is_cut(x: Shaped[Array, "..."]) -> bool:
     return any(part is not None for part in jax.typeof(x).sharding.spec)
 
 
+def in_mesh_of(x: Shaped[Array, "..."]) -> contextlib.AbstractContextManager[Any]:
+    """Sets the mesh that `x` is cut over by its type, unless one is set.
+
+    JAX computes without one, but for some functions under `vmap`.
+    """
+    if is_cut(x) and jax.sharding.get_abstract_mesh().empty:
+        return jax.sharding.use_abstract_mesh(jax.typeof(x).sharding.mesh)
+    return contextlib.nullcontext()
+
+
 def cut_like(x: Shaped[Array, "*n"], like: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
-    """Returns `x` cut over the mesh as another array is, where types say how."""
+    """Returns `x` cut over the mesh as another array is, where its type says how."""
     sharding = jax.typeof(like).sharding
-    if jax.typeof(x).sharding.spec == sharding.spec:
+    if sharding.mesh.empty or jax.typeof(x).sharding.spec == sharding.spec:
         return x
     return jax.sharding.reshard(x, sharding)
 

@@ -123,8 +123,8 @@ def _by_sums(
     turns = jnp.where(right, 0, jnp.where(jnp.all(jnp.isfinite(mean)), 1, 3))
 
     def about_the_mean(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        anchor, shift, _, turns = carry
-        mean = anchor + shift
+        *before, turns = carry
+        mean = before[0] + before[1]
         anchor = jnp.where(jnp.isfinite(mean), mean, 0)
         (pivot,), (own_count,) = of_own_group((anchor,), sync), of_own_group((count,), sync)
         centered = zero_where_left_out(center(x, pivot, None, layout), weights)
@@ -136,7 +136,10 @@ def _by_sums(
         parts = centered * own_share, lax.square(again) * own_share
         sums = tuple(layout.total(weigh(part, weights)) for part in parts)
         shift, mean_square = sum_together(sums, sync)
-        return anchor, shift, _spread(shift, mean_square), turns - 1
+        found = anchor, shift, _spread(shift, mean_square)
+        # Near the largest number `x` less its mean may overflow where its sum does not.
+        found = (jnp.where(jnp.isfinite(shift), *v) for v in zip(found, before))
+        return *found, turns - 1
 
     # Mostly the loop does not run. Under `vmap` it still runs only where it has to; a
     # `cond` would always compute both of its sides.
@@ -201,7 +204,6 @@ def merge(moments: Moments, axis: int) -> Moments:
     mean = jnp.where(alive, mean, 0)
     # A value between the means keeps the small differences between them.
     anchor = lax.stop_gradient(jnp.sum(share * mean, axis, keepdims=True))
-    anchor = xla.settled(anchor)
     offset = jnp.where(alive, mean - anchor, 0)
     shift, var = merge_about(share, offset, jnp.where(alive, var, 0), axis)
     return Moments(jnp.squeeze(anchor, axis) + shift, var, count)

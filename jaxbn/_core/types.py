@@ -13,6 +13,7 @@ The letters, in `jaxtyping` annotations and in docstrings:
 
 from typing import NamedTuple
 
+from jax import export
 from jaxtyping import Array, Float, Inexact
 
 
@@ -37,9 +38,15 @@ class RunningStats(NamedTuple):
     Attributes:
         mean: the running mean, per feature; 0 before the first update.
         var: the running variance, per feature; 1 before the first update.
-        count: the number of updates so far.
+        count: the number of updates so far, per feature.
     """
 
     mean: Inexact[Array, "*c"]
     var: Float[Array, "*c"]
-    count: Float[Array, ""]
+    count: Float[Array, "*c"]
+
+
+for record in (Moments, RunningStats):  # in and out of what `jax.export` serializes
+    export.register_namedtuple_serialization(
+        record, serialized_name=f"jaxbn.{record.__name__}"
+    )

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from jaxbn._core.collectives import Sync, cut_like, gather_across, gathered_unless
+from jaxbn._core.collectives import (
+    Sync,
+    cut_like,
+    gather_across,
+    gathered_unless,
+    in_mesh_of,
+)
 from jaxbn._core.layout import Batch, Layout
 from jaxbn._core.types import Moments
 
@@ -75,7 +81,8 @@ def _within_shard(
 
     axes = jax.tree.map(axis_of, batch)
     over_parts = jax.vmap(of_part, in_axes=(axes,), axis_size=num)
-    y, moments = over_parts(jax.tree.map(cut, batch))
+    with in_mesh_of(batch.x):
+        y, moments = over_parts(jax.tree.map(cut, batch))
     if y is not None:
         y = cut_like(y.reshape(layout.shape), batch.x)
     return y, moments if layout.sync is None else _all_shards(moments, layout.sync)

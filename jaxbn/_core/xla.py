@@ -17,16 +17,6 @@ from jaxtyping import Array, Bool, Float, Inexact
 Result = TypeVar("Result")
 
 
-def settled(vector: Float[Array, "*c"]) -> Float[Array, "*c"]:
-    """Returns the same values, which XLA:CPU neither merges nor computes again.
-
-    Without it XLA:CPU would store the `x - pivot` of the sums for the output, and
-    compute vectors again for each element of `x`. Saves a write and a read of `x` in
-    the forward pass. Since jaxlib 0.10.2.
-    """
-    return lax.optimization_barrier(vector)
-
-
 def subtract_again(
     x: Float[Array, "*n"],
     vector: Float[Array, "*c"],
@@ -36,7 +26,7 @@ def subtract_again(
 
     XLA:CPU fuses a subtraction into a reduction only where that reduction is its one
     user, and merges equal subtractions first. Two spellings save a write and a read of
-    `x` in the forward pass, and again in the backward pass. Since jaxlib 0.10.2.
+    `x` in the backward pass. Since jaxlib 0.10.2.
     """
     return x + expand(-vector)
 
@@ -89,7 +79,7 @@ def keep_output(y: Float[Array, "*n"]) -> Float[Array, "*n"]:
     def same(y: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return y
 
-    return lax.platform_dependent(y, cuda=settled, default=same)
+    return lax.platform_dependent(y, cuda=lax.optimization_barrier, default=same)
 
 
 def select_narrow(

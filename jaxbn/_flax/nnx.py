@@ -200,7 +200,7 @@ def _call(
     y, new = call_layer(call, scale, bias, state)
     if new is not None:
         for name, value in new.as_variables().items():
-            variables[name][...] = value
+            variables[name].set_value(value)
     return y
 
 

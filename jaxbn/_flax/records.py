@@ -41,7 +41,7 @@ class LayerState(NamedTuple):
 
     mean: Inexact[Array, "*c"]
     var: Float[Array, "*c"]
-    count: Float[Array, ""] | None  # only where the update needs it
+    count: Float[Array, "..."] | None  # only where the update needs it
     record: Record | None = None
     layerwise: bool = False  # the record is of layers as they are in inference
 
@@ -72,7 +72,7 @@ class LayerState(NamedTuple):
         """The running statistics; a count of 0 where none is kept."""
         count = self.count
         if count is None:
-            count = jnp.zeros_like(self.var, shape=())
+            count = jnp.zeros_like(self.var)
         return RunningStats(self.mean, self.var, count)
 
     def with_stats(self, stats: RunningStats) -> "LayerState":

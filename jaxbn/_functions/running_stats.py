@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The running statistics that inference uses: their start and their update."""
 
+import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
@@ -16,6 +18,7 @@ from jaxbn._checks.statistics import (
     check_num_features,
     check_same_features,
 )
+from jaxbn._core.collectives import cut_like
 from jaxbn._core.types import Moments, RunningStats
 
 
@@ -41,7 +44,7 @@ def init_running_stats(
         >>> import jaxbn
         >>> jaxbn.init_running_stats(2)
         RunningStats(mean=Array([0., 0.], dtype=float32), \
-var=Array([1., 1.], dtype=float32), count=Array(0., dtype=float32))
+var=Array([1., 1.], dtype=float32), count=Array([0., 0.], dtype=float32))
 
     References:
         `flax.linen.BatchNorm` and PyTorch start with the same values.
@@ -49,7 +52,7 @@ var=Array([1., 1.], dtype=float32), count=Array(0., dtype=float32))
     shape = check_num_features(num_features)
     check_dtype(dtype)
     return RunningStats(
-        jnp.zeros(shape, dtype), jnp.ones(shape, dtype), jnp.zeros((), dtype)
+        jnp.zeros(shape, dtype), jnp.ones(shape, dtype), jnp.zeros(shape, dtype)
     )
 
 
@@ -73,10 +76,12 @@ def update_running_stats(
     - arithmetic and result have the dtype of `stats`, whatever the dtype of `moments`,
       so that `stats` can be the carry of `lax.scan`;
     - a batch in which nothing counts (count 0) changes nothing, and a feature whose
-      moments are not finite keeps its statistics: NaN is never stored.
+      moments are not finite keeps its statistics: NaN is never stored. What changes
+      nothing is not counted, feature by feature.
 
     Args:
-        stats: the statistics so far, `mean` and `var` of shape `(*c)`.
+        stats: the statistics so far, each of shape `(*c)`; one `count` for all
+            features is taken too, and grows unless no feature is updated.
         moments: this batch's, of the same shape; no gradient flows through them.
         momentum: the weight of the old value, in [0, 1), or None for the plain average;
             may be traced.
@@ -86,8 +91,8 @@ def update_running_stats(
             any time. Needs the `count` of the updates.
 
     Returns:
-        The new statistics, of the same shapes and dtypes; `count` has grown by 1 unless
-        nothing counted.
+        The new statistics, of the same shapes and dtypes; `count` has grown by 1 for
+        each feature that is updated.
 
     Raises:
         TypeError: `momentum` is not a number.
@@ -111,9 +116,28 @@ def update_running_stats(
     check_momentum(momentum)
     check_same_features(stats.mean.shape, moments.mean.shape)
     check_keeps_complex(stats.mean.dtype, moments.mean.dtype)
-    mean, var, count = (lax.stop_gradient(m) for m in moments)
+    if isinstance(momentum, Array):
+        return _updated(stats, moments, momentum, unbiased=unbiased, debias=debias)
+    fixed = None if momentum is None else float(momentum)
+    return _updated(stats, moments, fixed=fixed, unbiased=unbiased, debias=debias)
+
+
+@functools.partial(jax.jit, static_argnames=("fixed", "unbiased", "debias"))
+def _updated(
+    stats: RunningStats,
+    moments: Moments,
+    traced: Float[Array, ""] | None = None,
+    *,
+    fixed: float | None = None,
+    unbiased: bool,
+    debias: bool,
+) -> RunningStats:
+    """The update with a momentum that is traced or fixed, or the average with none."""
+    mean, var, count = lax.stop_gradient(moments)
+    mean, var = cut_like(mean, stats.mean), cut_like(var, stats.var)
     if unbiased:
         var = var * jnp.where(count > 1, count / jnp.where(count > 1, count - 1, 1), 1)
+    momentum = fixed if traced is None else traced
     keep, take = _weights(momentum, stats.count, debias=debias)
     usable = (count > 0) & jnp.isfinite(mean) & jnp.isfinite(var)
 
@@ -123,15 +147,16 @@ def update_running_stats(
         average = _times(keep, old) + _times(take, new.astype(old.dtype))
         return jnp.where(usable, average, old)
 
+    counted = usable if stats.count.ndim else jnp.any(usable)
     return RunningStats(
         updated(stats.mean, mean),
         updated(stats.var, var),
-        stats.count + (count > 0).astype(stats.count.dtype),
+        stats.count + counted.astype(stats.count.dtype),
     )
 
 
 def _times(
-    weight: float | Float[Array, ""], value: Inexact[Array, "*c"]
+    weight: float | Float[Array, "..."], value: Inexact[Array, "*c"]
 ) -> Inexact[Array, "*c"]:
     """The product in the dtype of the value, which may be complex."""
     return value * (weight.astype(value.dtype) if isinstance(weight, Array) else weight)
@@ -139,23 +164,22 @@ def _times(
 
 def _weights(
     momentum: float | Float[Array, ""] | None,
-    count: Float[Array, ""],
+    count: Float[Array, "*c"],
     *,
     debias: bool,
-) -> tuple[float | Float[Array, ""], float | Float[Array, ""]]:
+) -> tuple[float | Float[Array, "..."], float | Float[Array, "..."]]:
     """Returns the weights of the old value and of the new, of sum 1."""
     if momentum is None:
         return count / (count + 1), 1 / (count + 1)
-    if isinstance(momentum, Array):
-        keep = momentum.astype(count.dtype)
-        take, log = 1 - keep, jnp.log(keep)
-    else:
-        # A Python number stays one: 1 - 0.99 is closer to 0.01 there than in float32.
-        keep, take = float(momentum), 1 - float(momentum)
-        log = math.log(keep) if keep else -math.inf
+    # A Python number stays one: 1 - 0.99 is closer to 0.01 there than in float32.
+    keep = momentum.astype(count.dtype) if isinstance(momentum, Array) else momentum
     if not debias:
-        return keep, take
-    # 1 - momentum**k without cancellation.
-    seen = -jnp.expm1(jnp.where(count > 0, count * log, 0))
-    seen_after = -jnp.expm1((count + 1) * log)
-    return keep * seen / seen_after, take / seen_after
+        return keep, 1 - keep
+    # 1 - momentum**k without cancellation; 1 for a momentum of 0, of which no
+    # logarithm is taken.
+    positive = jnp.where(keep > 0, keep, 1)
+    log = jnp.log(positive) if isinstance(momentum, Array) else math.log(keep or 1)
+    any_seen = (count > 0).astype(count.dtype)
+    seen = jnp.where(keep > 0, -jnp.expm1(count * log), any_seen)
+    seen_after = jnp.where(keep > 0, -jnp.expm1((count + 1) * log), 1)
+    return keep * seen / seen_after, (1 - keep) / seen_after

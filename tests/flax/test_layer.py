@@ -84,7 +84,7 @@ def test_use_and_update_are_two_choices(layer, x, use_running_average, update_st
     updates = not use_running_average if update_stats is None else update_stats
     if updates:
         np.testing.assert_allclose(updated["batch_stats"]["mean"], batch.mean, 1e-6)
-        np.testing.assert_allclose(updated["batch_stats"]["var"], batch.var, 1e-6)
+        np.testing.assert_allclose(updated["batch_stats"]["var"], batch.var, 1e-5)
     else:
         chex.assert_trees_all_equal(updated, variables)
     used = x / np.sqrt(1 + 1e-5) if use_running_average else batch.y
@@ -103,8 +103,8 @@ def test_debias_is_right_from_the_first_step(layer, rng, steps):
     mean = sum(w * m.mean for w, m in zip(weights, moments, strict=True))
     var = sum(w * m.var for w, m in zip(weights, moments, strict=True))
     np.testing.assert_allclose(variables["batch_stats"]["mean"], mean, rtol=5e-6)
-    np.testing.assert_allclose(variables["batch_stats"]["var"], var, rtol=5e-6)
-    assert variables["batch_stats"]["count"] == steps
+    np.testing.assert_allclose(variables["batch_stats"]["var"], var, rtol=1e-5)
+    assert np.all(variables["batch_stats"]["count"] == steps)
     fresh = jnp.asarray(rng.normal(5, 2, (4096, 3)), jnp.float32)
     y, _ = apply(variables, fresh, use_running_average=True)
     sampling = 5 / np.sqrt(4096)

@@ -21,7 +21,8 @@ def test_init(features, dtype):
     shape = features if isinstance(features, tuple) else (features,)
     chex.assert_shape([stats.mean, stats.var], shape)
     chex.assert_type(list(stats), dtype)
-    assert np.all(stats.mean == 0) and np.all(stats.var == 1) and stats.count == 0
+    assert np.all(stats.mean == 0) and np.all(stats.var == 1)
+    assert np.all(stats.count == 0)
 
 
 class TestUpdate(chex.TestCase):
@@ -37,7 +38,7 @@ class TestUpdate(chex.TestCase):
             var = 0.99 * var + 0.01 * new[1].astype(np.float64)
         np.testing.assert_allclose(stats.mean, mean, rtol=5e-6)
         np.testing.assert_allclose(stats.var, var, rtol=5e-6)
-        assert stats.count == 500
+        assert np.all(stats.count == 500)
 
 
 def test_plain_average():
@@ -102,4 +103,4 @@ def test_is_the_carry_of_a_scan_whatever_the_input(x64, dtype):
 
     stats, _ = jax.lax.scan(step, jaxbn.init_running_stats(2), batches)
     chex.assert_type(list(stats), jnp.float32)
-    assert stats.count == 3
+    assert np.all(stats.count == 3)
