@@ -73,7 +73,7 @@ def test_conv(kind):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("gru", "batch"), ("gru", "layer"), ("lstm", "none")],
+    [("gru", "batch"), ("gru", "layer"), ("gru", "none"), ("lstm", "batch")],
 )
 def test_recurrent(name, kind, x):
     """It learns the digits, and keeps statistics in both places."""
