@@ -82,27 +82,26 @@ class Bench(ConfigCommand):
 
 def _run_worker(config: BenchConfig) -> Iterator[dict[str, Any]]:
     """Yields the answers of the timed process, line by line."""
-    worker = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "experiments.bench.worker"],
         env={**os.environ, **allocator(config)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert worker.stdin is not None and worker.stdout is not None
-    try:
-        worker.stdin.write(json.dumps(dataclasses.asdict(config)) + "\n")
-        worker.stdin.close()
-        for line in worker.stdout:
-            yield json.loads(line)
-        if worker.wait() != 0:
-            raise UserError(
-                f"The timed process ended with status {worker.returncode}; its own "
-                "messages are above."
-            )
-    finally:
-        worker.kill()
-        worker.wait()
+    ) as worker:
+        assert worker.stdin is not None and worker.stdout is not None
+        try:
+            worker.stdin.write(json.dumps(dataclasses.asdict(config)) + "\n")
+            worker.stdin.close()
+            for line in worker.stdout:
+                yield json.loads(line)
+            if worker.wait() != 0:
+                raise UserError(
+                    f"The timed process ended with status {worker.returncode}; its own "
+                    "messages are above."
+                )
+        finally:
+            worker.kill()
 
 
 def allocator(config: BenchConfig) -> dict[str, str]:

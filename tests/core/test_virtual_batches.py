@@ -53,7 +53,13 @@ def test_on_one_device(virtual_case, size):
     ))  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", shards.MODES)
+@pytest.mark.parametrize(
+    ("virtual_case", "mode"),
+    # Every case under one transform, every transform with one case.
+    [(case, "shard_map") for case in VIRTUAL_CASES]
+    + [(VIRTUAL_CASES[1], mode) for mode in shards.MODES[1:]],
+    ids=lambda value: getattr(value, "name", value),
+)
 @pytest.mark.parametrize("of_shard", [0.5, 1, 2, 4])
 def test_cut_from_the_synchronised_batch(virtual_case, mode, of_shard):
     """From less than a shard's examples to all shards'."""

@@ -7,7 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.config import ExperimentConfig, ParallelConfig, TrainConfig
+from experiments.config import (
+    DataConfig,
+    ExperimentConfig,
+    ParallelConfig,
+    TrainConfig,
+)
 from experiments.data import load_dataset, train_batches
 from experiments.models import make_model
 from experiments.train.evaluation import with_average
@@ -18,7 +23,12 @@ from experiments.train.steps import Task, init_state, train_step
 
 def config(**parallel):
     loop = TrainConfig(num_steps=12, eval_every=12, log_every=12, average_decay=0.8)
-    return ExperimentConfig(name="a", train=loop, parallel=ParallelConfig(**parallel))
+    return ExperimentConfig(
+        name="a",
+        data=DataConfig(num_train=1280),  # no ragged batch, which is compiled too
+        train=loop,
+        parallel=ParallelConfig(**parallel),
+    )
 
 
 def test_is_the_average_with_its_own_statistics():

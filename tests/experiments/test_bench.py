@@ -10,7 +10,7 @@ import pytest
 from experiments.bench.layer import CASES, make_step
 from experiments.cli.bench import medians, ratios
 from experiments.config import BenchConfig
-from tests.experiments.test_main import one_line_error, run
+from tests.experiments.commands import one_line_error, run, run_here
 
 CONFIG = BenchConfig(name="tiny", shape=(8, 4, 4, 2), rounds=2)
 BY_TITLE = {case.title: case for case in CASES}
@@ -56,7 +56,7 @@ def test_command(tmp_path):
 
 
 def test_network_command(tmp_path):
-    result = run(
+    result = run_here(
         "bench", "configs/bench_resnet50.py", "--workdir", tmp_path,
         "--network", "resnet18", "--shape", "2", "16", "16", "3", "--rounds", "2",
     )  # fmt: skip
@@ -70,7 +70,7 @@ def test_network_command(tmp_path):
 
 
 def test_runs_command(tmp_path):
-    result = run(
+    result = run_here(
         "bench", "configs/bench_lab.py", "--workdir", tmp_path,
         "--num-runs", "2", "--rounds", "1",
     )  # fmt: skip
@@ -82,7 +82,7 @@ def test_runs_command(tmp_path):
 
 
 def test_a_config_of_the_other_kind_is_refused():
-    assert one_line_error(run("bench", "configs/digits_dense.py")) == (
+    assert one_line_error(run_here("bench", "configs/digits_dense.py")) == (
         "error: config `configs/digits_dense.py`: `get_config()` must return a "
         "`BenchConfig`, got ExperimentConfig; `train` takes it."
     )

@@ -10,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 from experiments.errors import UserError
 from experiments.run.events import Events
 from experiments.run.metrics import Record, read_metrics
-from tests.experiments.test_main import run
+from tests.experiments.commands import run_here
 
 
 def scalars(folder):
@@ -29,7 +29,7 @@ def scalars(folder):
 
 def test_a_run_writes_both(tmp_path):
     folder = tmp_path / "run"
-    result = run(
+    result = run_here(
         "train", "configs/digits_dense.py", "--workdir", folder,
         "--train.num-steps", "20", "--train.tensorboard",
     )  # fmt: skip

@@ -7,9 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import grain
 import numpy as np
@@ -19,10 +17,10 @@ import pytest
 from experiments.config import TrainConfig
 from experiments.run.metrics import read_metrics
 from experiments.train.checkpoints import Checkpoints
+from tests.experiments.commands import COMMAND, ROOT, run_here
 
 pytestmark = pytest.mark.processes
 
-ROOT = Path(__file__).parents[2]
 STEPS = 120
 ARGUMENTS = [
     "train", "configs/digits_dense.py", "--train.num-steps", str(STEPS),
@@ -31,16 +29,8 @@ ARGUMENTS = [
 
 
 def start(folder, *more):
-    command = [
-        sys.executable,
-        "-m",
-        "experiments",
-        *ARGUMENTS,
-        "--workdir",
-        str(folder),
-    ]
     return subprocess.Popen(
-        [*command, *more],
+        [*COMMAND, *ARGUMENTS, "--workdir", str(folder), *more],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -48,11 +38,18 @@ def start(folder, *more):
     )
 
 
-def finish(folder, *more):
-    process = start(folder, *more)
+def finish(folder):
+    process = start(folder)
     out, err = process.communicate(timeout=120)
-    assert "Traceback" not in out + err, err
-    return process.returncode, out, err
+    assert process.returncode == 0 and not err, err
+    return out
+
+
+def finish_here(folder, *more):
+    """In this process, whose threads may add in another order."""
+    result = run_here(*ARGUMENTS, "--workdir", folder, *more)
+    assert "Traceback" not in result.stdout + result.stderr, result.stderr
+    return result.returncode, result.stdout, result.stderr
 
 
 def wait_for(process, happened):
@@ -87,7 +84,7 @@ def last_state(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert finish(folder)[0] == 0
+    finish(folder)
     return folder
 
 
@@ -98,20 +95,27 @@ def check_is(folder, expected):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_resumes(number, tmp_path, uninterrupted):
-    folder = tmp_path / "run"
-    process = start(folder)
+def test_a_signal_saves_and_the_same_command_resumes(tmp_path, uninterrupted):
+    folder, stopped = tmp_path / "run", 0
     metrics = folder / "metrics.jsonl"
-    wait_for(process, lambda: metrics.exists() and len(read_metrics(metrics)) > 2)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number and "Traceback" not in out + err
-    word = "Interrupted" if number == signal.SIGINT else "Stopped by SIGTERM"
-    assert f"{word} after step " in out and "the same command resumes" in out
-    stopped = int(out.split(f"{word} after step ")[1].split(".")[0])
-    status, out, _ = finish(folder)
-    assert status == 0 and f"Resuming after step {stopped}." in out
+    for number, word in (
+        (signal.SIGTERM, "Stopped by SIGTERM"),
+        (signal.SIGINT, "Interrupted"),
+    ):
+        process = start(folder)
+
+        def advanced(stopped=stopped):
+            there = read_metrics(metrics) if metrics.exists() else []
+            return any(r.step > stopped for r in there)
+
+        wait_for(process, advanced)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + number and "Traceback" not in out + err
+        assert f"{word} after step " in out and "the same command resumes" in out
+        assert stopped == 0 or f"Resuming after step {stopped}." in out
+        stopped = int(out.split(f"{word} after step ")[1].split(".")[0])
+    assert f"Resuming after step {stopped}." in finish(folder)
     check_is(folder, uninterrupted)
 
 
@@ -131,15 +135,14 @@ def test_kill_loses_at_most_the_steps_since_the_last_checkpoint(
         wait_for(process, reached)
         process.kill()
         process.communicate()
-    status, out, _ = finish(folder)
-    assert status == 0 and "Resuming after step " in out
+    assert "Resuming after step " in finish(folder)
     check_is(folder, uninterrupted)
 
 
 def test_a_finished_run_says_so_again(tmp_path, uninterrupted):
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
-    status, out, _ = finish(folder)
+    status, out, _ = finish_here(folder)
     assert status == 0 and f"Resuming after step {STEPS}." in out
     assert lines(folder) == lines(uninterrupted)
 
@@ -152,7 +155,7 @@ def test_a_broken_checkpoint_is_named_and_stays(tmp_path, uninterrupted):
         if file.is_file():
             file.write_bytes(b"broken")
     before = (folder / "metrics.jsonl").read_text()
-    status, _, err = finish(folder)
+    status, _, err = finish_here(folder)
     assert status == 2
     assert err.startswith(f"error: checkpoint `{step}` cannot be restored: ")
     assert (folder / "metrics.jsonl").read_text() == before
@@ -164,7 +167,7 @@ def test_two_at_once_share_nothing(tmp_path):
     first = start(folder, "--train.num-steps", "1000000")
     wait_for(first, lambda: (folder / "config.json").exists())
     for more in ([], ["--seed", "1"], ["--overwrite"]):
-        status, _, err = finish(folder, *more)
+        status, _, err = finish_here(folder, *more)
         assert status == 2 and err.startswith(
             f"error: `{folder}` is in use by another process; "
         )
@@ -190,7 +193,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     if subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("this machine allows no mounts")
     try:
-        status, out, err = finish(small / "run")
+        status, out, err = finish_here(small / "run")
         assert status == 2, out + err
         (line,) = err.splitlines()
         assert "No space left on device" in line and "the same command" in line

@@ -6,15 +6,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.experiments.commands import COMMAND, ROOT, run_here
+
 pytestmark = pytest.mark.processes
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
 from tests.experiments.test_lab import small_study
 
@@ -25,7 +24,7 @@ def get_config():
 
 def start(folder, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        [*COMMAND, *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -41,8 +40,9 @@ def run(folder, *arguments):
 
 
 @pytest.fixture
-def place(tmp_path):
-    """A folder with two studies in configs/studies."""
+def place(tmp_path, monkeypatch):
+    """A folder with two studies in configs/studies, where commands are run."""
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "configs" / "studies"
     folder.mkdir(parents=True)
     for name, num in (("one", 2), ("two", 10)):
@@ -62,8 +62,9 @@ def test_lab_command(place):
     page = (place / "runs/lab/report.html").read_text()
     assert page.count("<svg") == 2 and "python -m experiments lab" in page
     assert not re.search(r'(src|href)="http', page.replace('href="https://example', ""))
-    code, out, error = run(place, "lab")
-    assert code == 0 and "one: 0 runs in" in out and "two: 0 runs in" in out
+    again = run_here("lab")
+    out = again.stdout
+    assert again.returncode == 0 and "one: 0 runs in" in out and "two: 0 runs in" in out
 
 
 def test_study_command(place):
@@ -74,10 +75,11 @@ def test_study_command(place):
     lines = (place / "runs/lab/two/runs.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert len(rows) == 4 and {"norm", "rate", "seed", "test_accuracy"} <= set(rows[0])
-    code, _, error = run(place, "study", "configs/studies/no.py")
-    assert code == 2 and error.count("\n") == 1
-    code, _, error = run(place, *arguments, "--num-seeds", "0")
-    assert code == 2 and "`num_seeds` must be >= 1, got 0." in error
+    wrong = run_here("study", "configs/studies/no.py")
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+    wrong = run_here(*arguments, "--num-seeds", "0")
+    assert wrong.returncode == 2
+    assert "`num_seeds` must be >= 1, got 0." in wrong.stderr
 
 
 LONG = """
@@ -85,12 +87,12 @@ from experiments.config import changed, values
 from tests.experiments.test_lab import BASE, small_study
 
 def get_config():
-    rates = tuple(k / 400 for k in range(1, 300))
+    rates = tuple(k / 400 for k in range(1, 61))
     axes = {
         "norm": values("norm.kind", ("batch", "none")),
         "rate": values("optimizer.learning_rate", rates),
     }
-    base = changed(BASE, {"train.num_steps": 3000, "train.eval_every": 1000})
+    base = changed(BASE, {"train.num_steps": 1500, "train.eval_every": 500})
     return small_study(axes, base, name="long", num_seeds=10)
 """
 
@@ -104,13 +106,13 @@ def test_interrupted_it_keeps_finished_runs(place):
         while not path.exists() or path.stat().st_size < 2000:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
-        twice = run(place, "study", "configs/studies/long.py")
+        twice = run_here("study", "configs/studies/long.py")
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130 and "the same command resumes" in out
     assert "Traceback" not in error
-    assert twice[0] == 2 and "is in use by another process" in twice[2]
+    assert twice.returncode == 2 and "is in use by another process" in twice.stderr
     text = path.read_text()
     assert text.endswith("\n") and text.count("\n") % 10 == 0

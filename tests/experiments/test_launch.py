@@ -4,7 +4,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,28 +15,29 @@ import pytest
 from experiments.cli.launch import Launch
 from experiments.errors import UserError
 from experiments.run.metrics import read_metrics, series
+from tests.experiments.commands import COMMAND, ROOT, run_here
 
 pytestmark = pytest.mark.processes
 
-ROOT = Path(__file__).parents[2]
 
-
-def start(folder, num_processes, *more, mode="jit"):
-    arguments = [
+def training(folder, mode="jit"):
+    return [
         "train", "configs/digits_dense.py", "--workdir", folder,
         "--train.num-steps", 60, "--parallel.num-devices", 4,
-        "--train.checkpoint-every", 20, "--parallel.mode", mode, *more,
+        "--train.checkpoint-every", 20, "--parallel.mode", mode,
     ]  # fmt: skip
-    if num_processes > 1:
-        arguments = ["launch", "--num-processes", num_processes, *arguments]
+
+
+def start(folder, num_processes, mode="jit"):
+    arguments = ["launch", "--num-processes", num_processes, *training(folder, mode)]
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        [*COMMAND, *map(str, arguments)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def finish(*args, **kwargs):
-    process = start(*args, **kwargs)
+def finish(*args):
+    process = start(*args)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0 and "Traceback" not in out + err, err[-3000:]
     return out
@@ -51,15 +51,17 @@ def curve(folder):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
+    """What one process gives, this one."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    finish(folder, 1)
+    result = run_here(*training(folder))
+    assert result.returncode == 0, result.stderr
     return curve(folder)
 
 
-@pytest.mark.parametrize(("num", "mode"), [(2, "shard_map"), (4, "jit")])
-def test_processes_train_as_one(num, mode, tmp_path, alone):
+def test_processes_train_as_one(tmp_path, alone):
+    """By `shard_map`; by `jit`, with two and four processes, in what follows."""
     folder = tmp_path / "run"
-    out = finish(folder, num, mode=mode)
+    out = finish(folder, 2, "shard_map")
     assert out.count("Report: ") == 1  # by one process
     np.testing.assert_allclose(curve(folder), alone, rtol=1e-4)
 
@@ -124,12 +126,13 @@ def test_one_that_dies_ends_all_with_a_clear_message(tmp_path, alone):
     assert process.returncode != 0
     assert "resumes from the last checkpoint" in err
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    finish(folder, 4)
+    out = finish(folder, 4)
+    assert out.count("Resuming after step ") == out.count("Report: ") == 1
     np.testing.assert_allclose(curve(folder), alone, rtol=1e-4)
 
 
 def test_pmap_is_for_one_process(tmp_path):
-    process = start(tmp_path / "run", 2, mode="pmap")
+    process = start(tmp_path / "run", 2, "pmap")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     text = "error: `parallel.mode` must be jit or shard_map for 2 processes, got pmap."

@@ -6,36 +6,14 @@ import os
 import pty
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from experiments.__main__ import main
 from experiments.run.metrics import read_metrics
+from tests.experiments.commands import COMMAND, ROOT, one_line_error, run, run_here
 
 pytestmark = pytest.mark.processes
-
-ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "experiments"]
-
-
-def run(*arguments, **options):
-    """Runs the command line in a process of its own."""
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **options,
-    )
-
-
-def one_line_error(result):
-    assert result.returncode == 2, result
-    assert "Traceback" not in result.stderr + result.stdout
-    (line,) = result.stderr.splitlines()
-    return line
 
 
 def test_train_with_an_override(tmp_path):
@@ -52,13 +30,13 @@ def test_train_with_an_override(tmp_path):
     assert read_metrics(folder / "metrics.jsonl")[-1].step == 40
     assert "<svg" in (folder / "report.html").read_text()
 
-    again = run("train", "configs/digits_dense.py", "--workdir", folder)
+    again = run_here("train", "configs/digits_dense.py", "--workdir", folder)
     assert one_line_error(again) == (
         f"error: `{folder}` holds a run of another config: optimizer.learning_rate is "
         "0.05 there, 0.1 now; train.num_steps is 40 there, 600 now. Name another "
         "folder with --workdir, or replace that run with --overwrite."
     )
-    replaced = run(
+    replaced = run_here(
         "train", "configs/digits_conv.py", "--workdir", folder, "--overwrite",
         "--train.num-steps", "5",
     )  # fmt: skip
@@ -68,7 +46,7 @@ def test_train_with_an_override(tmp_path):
 
 
 def test_help_lists_every_field():
-    result = run("train", "configs/digits_dense.py", "--help")
+    result = run_here("train", "configs/digits_dense.py", "--help")
     assert result.returncode == 0
     for flag in (
         "--workdir", "--overwrite", "--name", "--seed", "--data.name",
@@ -81,7 +59,7 @@ def test_help_lists_every_field():
 
 
 def test_a_typo_gets_a_suggestion():
-    result = run("train", "configs/digits_dense.py", "--norm.momentun", "0.5")
+    result = run_here("train", "configs/digits_dense.py", "--norm.momentun", "0.5")
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "--norm.momentum" in result.stderr
 
@@ -153,7 +131,8 @@ def test_of_a_study_only_seeds_and_workers_change(capsys):
 def test_no_room_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "run"
-    line = one_line_error(run("train", "configs/digits_dense.py", "--workdir", folder))
+    result = run_here("train", "configs/digits_dense.py", "--workdir", folder)
+    line = one_line_error(result)
     assert "Not a directory" in line and str(folder) in line
 
 

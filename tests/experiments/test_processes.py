@@ -6,18 +6,18 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from experiments.config import ProcessesConfig
-from tests.experiments.test_launch import ROOT, children, curve, finish, wait_until
+from tests.experiments.commands import COMMAND, ROOT, run_here
+from tests.experiments.test_launch import children, curve, training, wait_until
 
 pytestmark = pytest.mark.processes
 
 TRAIN = [
-    sys.executable, "-m", "experiments", "train", "configs/digits_dense.py",
+    *COMMAND, "train", "configs/digits_dense.py",
     "--train.num-steps", "60", "--train.checkpoint-every", "20",
 ]  # fmt: skip
 MPIRUN = shutil.which("mpirun")
@@ -60,7 +60,7 @@ def test_open_mpi_is_detected_and_a_signal_to_one_saves_all(tmp_path):
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0 and "Traceback" not in err, err[-3000:]
     assert "Resuming after step " in out
-    finish(alone, 1)
+    assert run_here(*training(alone)).returncode == 0
     np.testing.assert_allclose(curve(folder), curve(alone), rtol=1e-4)
     process = start_by_mpi(folder, "--parallel.mode", "pmap")
     _, err = process.communicate(timeout=60)

@@ -3,9 +3,6 @@
 
 import dataclasses
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +11,7 @@ from configs.studies.adaptation import get_config
 from experiments.config import changed
 from experiments.lab import adaptation
 from experiments.lab.corruptions import CORRUPTIONS, corrupt
-
-pytestmark = pytest.mark.processes
-
-ROOT = Path(__file__).parents[2]
+from tests.experiments.commands import run, run_here
 
 
 def test_adaptation_repairs_a_shift_and_harms_nothing():
@@ -58,15 +52,7 @@ def test_corruptions_grow(kind, rng):
     np.testing.assert_array_equal(same, corrupt(image, kind, 3, 0))
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-
+@pytest.mark.processes
 def test_command(tmp_path):
     """The numbers, the verdicts, the page and the figure; a typo gets an answer."""
     path = "configs/studies/adaptation.py"
@@ -78,8 +64,8 @@ def test_command(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert re.search(r"study configs/studies/adaptation.py --num-seeds 1", page)
     assert "<svg" in page and (tmp_path / "adaptation.svg").exists()
-    wrong = run("study", path, "--num-seed", "1")
+    wrong = run_here("study", path, "--num-seed", "1")
     assert wrong.returncode != 0 and "--num-seeds" in wrong.stderr + wrong.stdout
-    other = run("study", "configs/digits_dense.py")
+    other = run_here("study", "configs/digits_dense.py")
     assert other.returncode == 2 and "`train` takes it" in other.stderr
     assert "Traceback" not in other.stderr + wrong.stderr
