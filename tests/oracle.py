@@ -143,11 +143,6 @@ class BatchNorm:
         sizes = np.abs(self.scale) * self.rho * self._spread() + np.abs(self.bias)
         return sizes + np.abs(self.residual)
 
-    def farthest(self):
-        """The largest square distance from the mean, in variances."""
-        squares = self.centered**2
-        return np.max(squares / np.where(self.var > 0, self.var, np.inf), initial=0)
-
     def near_kink(self, within=1e-5):
         """Whether rounding may decide on which side of 0 some z is."""
         return np.any(self.counts & (np.abs(self.z) <= within * self._sizes()))

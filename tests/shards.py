@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 
 import jaxbn
@@ -16,10 +16,9 @@ SHARDS = 4
 MODES = ("shard_map", "shard_map_unchecked", "pmap", "vmap")
 
 
-def mesh(num=SHARDS):
-    return jax.make_mesh(
-        (num,), ("i",), axis_types=(AxisType.Auto,), devices=jax.devices()[:num]
-    )
+def mesh(num=SHARDS, kind=AxisType.Auto):
+    devices = jax.devices()[:num]
+    return jax.make_mesh((num,), ("i",), axis_types=(kind,), devices=devices)
 
 
 def mapped(mode, function, num=SHARDS):
@@ -34,13 +33,20 @@ def mapped(mode, function, num=SHARDS):
         shard = jax.tree.map(lambda a: a[0], shard)
         return jax.tree.map(lambda a: a[None], function(shard, shared))
 
-    return jax.shard_map(
-        local,
-        mesh=mesh(num),
-        in_specs=(P("i"), P()),
-        out_specs=P("i"),
-        check_vma=mode == "shard_map",
+    # So that every case runs on both kinds of mesh.
+    checked = mode == "shard_map"
+    over = mesh(num, AxisType.Explicit if checked else AxisType.Auto)
+
+    def placed(shard, shared):
+        return tuple(
+            jax.tree.map(lambda a, s=NamedSharding(over, spec): reshard(a, s), part)
+            for part, spec in ((shard, P("i")), (shared, P()))
+        )
+
+    local = jax.shard_map(
+        local, mesh=over, in_specs=(P("i"), P()), out_specs=P("i"), check_vma=checked
     )
+    return (lambda *parts: local(*placed(*parts))) if checked else local
 
 
 def cut(data, num=SHARDS, groups=None):
@@ -136,7 +142,8 @@ def run(mode, case, data, num=SHARDS, **options):
         return y, moments, tuple(gradients.get(k) for k in range(4))
 
     pieces = cut(data, num, options.get("axis_index_groups"))
-    y, moments, (dx, *vectors, dr) = jax.jit(mapped(mode, step, num))(*pieces)
+    stacked = jax.device_get(jax.jit(mapped(mode, step, num))(*pieces))
+    y, moments, (dx, *vectors, dr) = stacked
     # Complete on every shard where the shared arguments are known to be the same.
     complete = mode == "shard_map"
     vectors = jax.tree.map(lambda g: g[0] if complete else g.sum(0), vectors)

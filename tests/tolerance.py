@@ -14,13 +14,16 @@ def unit(dtype) -> float:
     return float(jnp.finfo(dtype).eps)
 
 
+LARGE_MEAN = 25
+
+
 class Tolerance(NamedTuple):
     """How far a right result may be off, from dtype and number of terms.
 
     Sums of n terms lose at most log2(n) + a few units of the sum of the terms' sizes
-    in a tree, about sqrt(n) units of one term in a row; a variance about a pivot about
-    as many more as the pivot's square distance from the mean is variances. The
-    condition is that of a bfloat16 variance, which has no pivot.
+    in a tree, about sqrt(n) units of one term in a row. The condition is that of the
+    variance as a difference: the square of the mean in variances, of which the sums are
+    taken again where it exceeds LARGE_MEAN.
     """
 
     working: float
@@ -32,11 +35,9 @@ class Tolerance(NamedTuple):
         # For float64 the oracle, in float64 too, is no better: four units for one.
         double = case.dtype == "float64"
         working = 4 * unit(np.float64) if double else unit(np.float32)
-        terms = 8 + np.sqrt(max(ref.count, 1)) + ref.farthest()
-        condition = 1.0
-        if case.dtype == "bfloat16" and ref.count:
-            spread = np.maximum(ref.var, case.epsilon)
-            condition += float(np.max(ref.mean**2 / spread))
+        terms = 8 + np.sqrt(max(ref.count, 1))
+        ratio = ref.mean**2 / np.maximum(ref.var + case.epsilon, unit(np.float64))
+        condition = 1 + 2 * float(np.max(np.minimum(ratio, LARGE_MEAN), initial=0))
         return cls(working, terms, condition)
 
     def check(self, got, expected, sizes=None, *, what: str) -> None:

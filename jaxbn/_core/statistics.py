@@ -269,7 +269,9 @@ def share_of_one(
 
 def reciprocal(count: Float[Array, "..."]) -> Float[Array, "..."]:
     """1 / count, and 0 where nothing counts, so that the means of nothing are 0."""
-    return jnp.where(count > 0, 1 / jnp.where(count > 0, count, 1), 0)
+    # A power, since checkify would look at a division of the doubles of `_by_double_sums`
+    # where they are not allowed.
+    return jnp.where(count > 0, lax.integer_pow(jnp.where(count > 0, count, 1), -1), 0)
 
 
 def expand_last(x: Float[Array, "*g"], ndim: int) -> Float[Array, "..."]:

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import jaxbn
 from jaxbn.linen import BatchNorm
 from tests import cases, hlo, shards
 from tests.cases import Case
@@ -36,6 +37,12 @@ def compiled_collectives(function, *args):
     """Those of the compiled program: under `jit` the partitioner puts them in."""
     compiled = jax.jit(function).lower(*args).compile().as_text()
     return len(hlo.collectives(compiled))
+
+
+def numbers_sent(function, *args):
+    """How many numbers the collectives of the compiled program send."""
+    compiled = jax.jit(function).lower(*args).compile().as_text()
+    return sum(hlo.collectives(compiled))
 
 
 @pytest.mark.parametrize("groups", [None, [[0, 1], [2, 3]]])
@@ -88,8 +95,15 @@ def test_compared_with_flax(mode):
 
 def of_module(module, mode):
     """Of a training step of the module, forward and with its gradients."""
+    steps, x, variables = steps_of_module(module, mode)
+    count = compiled_collectives if mode in ("vmap", "jit") else count_collectives
+    return tuple(count(step, x, variables) for step in steps)
+
+
+def steps_of_module(module, mode, num=4, features=3):
+    """The steps, and a batch and the variables for them."""
     norm = module(use_running_average=False, axis_name=None if mode == "jit" else "i")
-    variables = norm.init(jax.random.key(0), jnp.ones((2, 3)))
+    variables = norm.init(jax.random.key(0), jnp.ones((2, features)))
     # Where the compiler puts collectives in, it sums parameters' gradients as well.
     argnums = 1 if mode in ("vmap", "jit") else (0, 1)
 
@@ -104,11 +118,57 @@ def of_module(module, mode):
 
     steps = forward, backward
     if mode != "jit":
-        steps = tuple(shards.mapped(mode, step) for step in steps)
+        steps = tuple(shards.mapped(mode, step, num) for step in steps)
     if mode not in ("vmap", "jit"):
-        x = jnp.ones((4, 4, 3))
-        return tuple(count_collectives(step, x, variables) for step in steps)
-    cut = NamedSharding(shards.mesh(), P("i"))
-    shape = (64, 8, 8, 3) if mode == "jit" else (4, 16, 8, 8, 3)
-    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=cut)
-    return tuple(compiled_collectives(step, x, variables) for step in steps)
+        return steps, jnp.ones((num, 4, features)), variables
+    cut = NamedSharding(shards.mesh(num), P("i"))
+    shape = (64, 8, 8, features) if mode == "jit" else (num, 16, 8, 8, features)
+    return steps, jax.ShapeDtypeStruct(shape, jnp.float32, sharding=cut), variables
+
+
+FEATURES = 48
+# How many numbers a step sends forward and backward, on any number of shards.
+SENT = {
+    "plain": (2 * FEATURES, 2 * FEATURES),
+    "masked": (2 * FEATURES + 1, 2 * FEATURES),
+    "two_groups": (2 * (2 * FEATURES + 1), 2 * 2 * FEATURES),
+}
+
+
+@pytest.mark.parametrize("num", [2, 8])
+@pytest.mark.parametrize("mode", ["shard_map", "shard_map_unchecked", "pmap"])
+@pytest.mark.parametrize("kind", SENT)
+def test_numbers_sent_do_not_grow_with_the_shards(kind, mode, num):
+    half = num // 2
+    groups = [list(range(half)), list(range(half, num))]
+    options = {"axis_name": "i"}
+    if kind == "two_groups":
+        options["axis_index_groups"] = groups
+    x = jnp.ones((num, 4, 6, FEATURES))
+    mask = None if kind == "plain" else jnp.ones((num, 4), bool)
+
+    def forward(shard, scale):
+        x, mask = shard
+        return jaxbn.batch_norm(x, scale, mask=mask, **options)[0]
+
+    def backward(shard, scale):
+        x, mask = shard
+        return jax.grad(lambda x: jnp.sum(forward((x, mask), scale) ** 3))(x)
+
+    arguments = (x, mask), jnp.ones(FEATURES)
+    sent = [numbers_sent(mapped(mode, f, num), *arguments) for f in (forward, backward)]
+    assert (sent[0], sent[1] - sent[0]) == SENT[kind]
+
+
+@pytest.mark.parametrize("num", [2, 8])
+@pytest.mark.parametrize("mode", ["shard_map", "jit"])
+def test_no_more_numbers_than_flax(as_users_run_it, mode, num):
+    ours, flax = (
+        [numbers_sent(step, x, variables) for step in steps]
+        for steps, x, variables in (
+            steps_of_module(module, mode, num, FEATURES)
+            for module in (BatchNorm, nn.BatchNorm)
+        )
+    )
+    assert ours[0] == flax[0] == 2 * FEATURES
+    assert ours[1] <= flax[1]

@@ -68,6 +68,9 @@ def cuts(draw, local, sharded):
     return Cut(num, groups, draw(st.sampled_from(sizes)))
 
 
+outliers = st.none() | st.tuples(st.floats(0, 1), st.sampled_from([-30.0, 1e3, 1e6]))
+
+
 @st.composite
 def draws(draw, sharded):
     """A case with a name that seeds its numbers, and how it is cut."""
@@ -99,6 +102,7 @@ def draws(draw, sharded):
         affine=draw(st.booleans()),
         residual=draw(st.booleans()),
         activation=draw(st.sampled_from(list(cases.ACTIVATIONS))),
+        outlier=draw(outliers) if dtype in ("float32", "float64") else None,
     )
     return case, cut
 

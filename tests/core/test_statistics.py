@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is hard about a mean and a variance: large means, constants, overflow."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxbn
+from jaxbn._core.layout import Layout
+from jaxbn._core.statistics import _by_double_sums
+from tests import oracle
 
 
 @pytest.mark.parametrize("ratio", [1e0, 1e2, 1e3, 1e4])
@@ -49,13 +54,50 @@ def test_output_is_right_at_any_mean(rng, ratio):
     np.testing.assert_allclose(y, expected, atol=5e-6)
 
 
-def test_a_first_row_far_from_the_others_costs_at_most_n_units(rng):
-    """The pivot is then a bad one: its distance squared is up to n variances."""
-    x = rng.normal(size=(4096, 4)).astype(np.float32)
-    x[0] = 1e3
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("position", [0, 1, 2048, -1])
+@pytest.mark.parametrize("ratio", [0.0, 4.9, 1e2, 1e4])
+def test_one_outlier_anywhere_does_no_harm(rng, ratio, position, size):
+    x = rng.normal(ratio, 1, (4096, 4)).astype(np.float32)
+    x[position] = size
     var = jax.jit(jaxbn.compute_moments)(jnp.asarray(x)).var
-    rtol = len(x) * np.finfo(np.float32).eps
-    np.testing.assert_allclose(var, x.astype(np.float64).var(0), rtol=rtol)
+    np.testing.assert_allclose(var, x.astype(np.float64).var(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["drawn", "rising", "falling"])
+@pytest.mark.parametrize("ratio", [0.0, 4.9, 1e4])
+def test_four_million_rows_in_any_order(rng, ratio, order):
+    x = rng.normal(ratio, 1, 4_000_000).astype(np.float32)
+    x = {"drawn": x, "rising": np.sort(x), "falling": np.sort(x)[::-1]}[order]
+    moments = jax.jit(jaxbn.compute_moments)(jnp.asarray(x[:, None]))
+    np.testing.assert_allclose(moments.mean, x.mean(dtype=np.float64), rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(moments.var, x.var(dtype=np.float64), rtol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e4])
+def test_bfloat16_loses_nothing_either(rng, ratio):
+    x = jnp.asarray(rng.normal(ratio, 1, (4096, 4)), jnp.bfloat16)
+    var = jax.jit(jaxbn.compute_moments)(x).var
+    np.testing.assert_allclose(var, np.asarray(x, np.float64).var(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_double_sums_lose_nothing(rng, dtype, masked):
+    """Those for NVIDIA GPUs, on the CPU."""
+    x = rng.normal(1e4, 1, (4096, 4))
+    x[0] = 1e6
+    x = jnp.asarray(x, dtype)
+    weights = jnp.asarray(rng.uniform(0, 1, (4096, 1)), jnp.float32) if masked else None
+    layout = Layout(x.shape, (1,))
+    sums = jax.jit(functools.partial(_by_double_sums, layout=layout))
+    expected = oracle.BatchNorm(
+        np.asarray(x, np.float64), mask=None if weights is None else weights[:, 0]
+    ).forward()
+    found = sums(x, weights)
+    np.testing.assert_allclose(found.var, expected.var, rtol=1e-6)
+    mean = np.asarray(found.anchor, np.float64) + np.asarray(found.shift)
+    np.testing.assert_allclose(mean, expected.mean, rtol=1e-12)
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
