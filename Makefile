@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 DRAWS ?= 1000
+STEPS ?= all
 # Without drawn cases; of the ways to shard, `shard_map` and `jit` alone.
 FAST := tests/checks tests/core tests/functions tests/house \
   -m "not (hardware or processes)" -k "not (test_properties or pmap or vmap or unchecked)"
@@ -32,7 +33,7 @@ compare: $(VENV)/.compare ## jaxbn, flax, haiku, equinox, keras and torch on the
 	@$(BIN)/python -m tests.comparison
 	@$(BIN)/python -m tests.comparison.torchvision_networks
 
-check-hardware: ## compile for TPU and GPU, without either
+check-hardware: ## compile for TPU and GPU, without either; STEPS=small takes five minutes
 	@$(MAKE) --no-print-directory VENV=$(VENV)-hardware compile-for-hardware
 
 # In an environment of its own: where libtpu is installed, JAX looks for a TPU.
@@ -40,6 +41,9 @@ compile-for-hardware: $(VENV)/.hardware
 	TPU_SKIP_MDS_QUERY=1 JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
 	  XLA_FLAGS=--xla_gpu_autotune_level=0 \
 	  $(BIN)/python -m pytest -m hardware tests/hardware
+	TPU_SKIP_MDS_QUERY=1 JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
+	  XLA_FLAGS=--xla_gpu_autotune_level=0 JAX_PLATFORMS=cpu \
+	  $(BIN)/python -m tests.hardware.budgets $(STEPS)
 
 fuzz: $(VENV)/.dev ## draw batches cut in any way; DRAWS=1000 of each kind
 	DRAWS=$(DRAWS) $(BIN)/python -m pytest -n $(JOBS) tests/core/test_properties.py --hypothesis-profile fuzz

@@ -37,16 +37,15 @@ def mapped(mode, function, num=SHARDS):
     checked = mode == "shard_map"
     over = mesh(num, AxisType.Explicit if checked else AxisType.Auto)
 
-    def placed(shard, shared):
-        return tuple(
-            jax.tree.map(lambda a, s=NamedSharding(over, spec): reshard(a, s), part)
-            for part, spec in ((shard, P("i")), (shared, P()))
-        )
+    def placed(part, spec):
+        return jax.tree.map(lambda a: reshard(a, NamedSharding(over, spec)), part)
 
     local = jax.shard_map(
         local, mesh=over, in_specs=(P("i"), P()), out_specs=P("i"), check_vma=checked
     )
-    return (lambda *parts: local(*placed(*parts))) if checked else local
+    if not checked:
+        return local
+    return lambda shard, shared: local(placed(shard, P("i")), placed(shared, P()))
 
 
 def cut(data, num=SHARDS, groups=None):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jaxbn._checks.axes import Groups
 
+
 class Sync(NamedTuple):
     """The named axes to synchronise over, and groups of their indices; hashable."""
 
@@ -99,8 +100,7 @@ def sum_together(
         ends = np.cumsum([v.size for v in sums])[:-1]
         parts = jnp.split(packed, ends, axis=-1)
         return tuple(
-            part.reshape(*groups, *v.shape)
-            for part, v in zip(parts, sums, strict=True)
+            part.reshape(*groups, *v.shape) for part, v in zip(parts, sums, strict=True)
         )
     parts = jnp.unstack(packed, axis=len(groups))
     if last.ndim < vector.ndim:

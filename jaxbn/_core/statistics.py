@@ -110,8 +110,9 @@ def _by_sums(
     """
     sync = layout.sync
     values = zero_where_left_out(x.astype(compute_dtype(x)), weights)
-    sums = layout.total(weigh(values, weights)), layout.total(
-        weigh(lax.square(values), weights)
+    sums = (
+        layout.total(weigh(values, weights)),
+        layout.total(weigh(lax.square(values), weights)),
     )
     first, second, count = _of_all_shards(sums, weights, layout)
     share = share_of_one(count, weights, layout, first.ndim)
@@ -123,10 +124,11 @@ def _by_sums(
     turns = jnp.where(right, 0, jnp.where(jnp.all(jnp.isfinite(mean)), 1, 3))
 
     def about_the_mean(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        *before, turns = carry
-        mean = before[0] + before[1]
-        anchor = jnp.where(jnp.isfinite(mean), mean, 0)
-        (pivot,), (own_count,) = of_own_group((anchor,), sync), of_own_group((count,), sync)
+        anchor, shift, var, turns = carry
+        mean = anchor + shift
+        about = jnp.where(jnp.isfinite(mean), mean, 0)
+        (pivot,) = of_own_group((about,), sync)
+        (own_count,) = of_own_group((count,), sync)
         centered = zero_where_left_out(center(x, pivot, None, layout), weights)
         again = centered
         if weights is None:
@@ -135,11 +137,15 @@ def _by_sums(
         own_share = share_of_one(own_count, weights, layout, 0)
         parts = centered * own_share, lax.square(again) * own_share
         sums = tuple(layout.total(weigh(part, weights)) for part in parts)
-        shift, mean_square = sum_together(sums, sync)
-        found = anchor, shift, _spread(shift, mean_square)
+        distance, mean_square = sum_together(sums, sync)
         # Near the largest number `x` less its mean may overflow where its sum does not.
-        found = (jnp.where(jnp.isfinite(shift), *v) for v in zip(found, before))
-        return *found, turns - 1
+        better = jnp.isfinite(distance)
+        return (
+            jnp.where(better, about, anchor),
+            jnp.where(better, distance, shift),
+            jnp.where(better, _spread(distance, mean_square), var),
+            turns - 1,
+        )
 
     # Mostly the loop does not run. Under `vmap` it still runs only where it has to; a
     # `cond` would always compute both of its sides.
@@ -157,7 +163,7 @@ def _by_double_sums(
         if weights is not None and weights.dtype != bool:
             weights = weights.astype(jnp.float64)
         values = zero_where_left_out(x.astype(jnp.float64), weights)
-        # Side by side in one array, for one sum: XLA:GPU would read `x` for each of two.
+        # Side by side, for one sum: two would read `x` twice.
         powers = jnp.stack([values, lax.square(values)], axis=-1)
         powers = weigh(powers, None if weights is None else weights[..., None])
         both = jnp.sum(powers, axis=layout.reduced_axes)
@@ -180,7 +186,8 @@ def _of_all_shards(
     dtype = sums[0].dtype
     if weights is None:
         counts = layout.counts if layout.has_groups else layout.counts[0]
-        return *sum_together(sums, layout.sync), jnp.asarray(counts, dtype)
+        first, second = sum_together(sums, layout.sync)
+        return first, second, jnp.asarray(counts, dtype)
     count = jnp.sum(weights, dtype=dtype) * layout.repeats_of(weights)
     first, second, count = sum_together((*sums, count), layout.sync)
     return first, second, count
@@ -269,9 +276,10 @@ def share_of_one(
 
 def reciprocal(count: Float[Array, "..."]) -> Float[Array, "..."]:
     """1 / count, and 0 where nothing counts, so that the means of nothing are 0."""
-    # A power, since checkify would look at a division of the doubles of `_by_double_sums`
-    # where they are not allowed.
-    return jnp.where(count > 0, lax.integer_pow(jnp.where(count > 0, count, 1), -1), 0)
+    # By a power: checkify would compute with a divisor, which may be a double, where
+    # JAX allows none.
+    positive = jnp.where(count > 0, count, 1)
+    return jnp.where(count > 0, lax.integer_pow(positive, -1), 0)
 
 
 def expand_last(x: Float[Array, "*g"], ndim: int) -> Float[Array, "..."]:

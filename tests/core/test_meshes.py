@@ -141,8 +141,11 @@ def test_outside_jit(step, spec, arguments):
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("options", [{}, {"virtual_batch_size": 8},
-                                     {"axis_index_groups": [[0, 1], [2, 3]]}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"virtual_batch_size": 8}, {"axis_index_groups": [[0, 1], [2, 3]]}],
+    ids=["whole", "virtual", "groups"],
+)
 @pytest.mark.parametrize("spec", ["examples", "both"])
 def test_shard_map_over_one_of_two_axes(spec, options, check_vma, arguments):
     """The other is one of JAX's types still."""

@@ -70,7 +70,9 @@ def test_flax_averages_the_means_of_shards_without_their_counts(mesh, x):
     module = nn.BatchNorm(axis_name="i", momentum=0.0)
     variables = module.init(jax.random.key(0), x, use_running_average=False)
     with jax.numpy_dtype_promotion("standard"):
-        _, stats = over_shards(module, mesh, True)(variables, x, jnp.asarray(MASK)[:, None])
+        _, stats = over_shards(module, mesh, True)(
+            variables, x, jnp.asarray(MASK)[:, None]
+        )
     assert np.all(np.isnan(stats["mean"]))
 
 

@@ -70,7 +70,9 @@ def test_four_million_rows_in_any_order(rng, ratio, order):
     x = rng.normal(ratio, 1, 4_000_000).astype(np.float32)
     x = {"drawn": x, "rising": np.sort(x), "falling": np.sort(x)[::-1]}[order]
     moments = jax.jit(jaxbn.compute_moments)(jnp.asarray(x[:, None]))
-    np.testing.assert_allclose(moments.mean, x.mean(dtype=np.float64), rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(
+        moments.mean, x.mean(dtype=np.float64), rtol=1e-6, atol=1e-5
+    )
     np.testing.assert_allclose(moments.var, x.var(dtype=np.float64), rtol=1e-5)
 
 

@@ -53,6 +53,19 @@ class Bottleneck(nn.Module):
         return norm(y, residual=x, name="bn3")
 
 
+class Block(nn.Module):
+    """One bottleneck between a convolution and 1000 classes."""
+
+    norm: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(256, (3, 3), dtype=self.dtype)(x)
+        x = Bottleneck(self.norm, self.dtype, 64)(x)
+        return nn.Dense(1000, dtype=self.dtype)(x.mean((1, 2))).astype(jnp.float32)
+
+
 class ResNet(nn.Module):
     """A stem, stages of bottlenecks, and 1000 classes."""
 
@@ -74,8 +87,8 @@ class ResNet(nn.Module):
 
 
 def bottleneck(norm, dtype, batch):
-    """One bottleneck between convolutions: 256 channels of 28 x 28."""
-    return Bottleneck(norm, dtype, 64), (batch, 28, 28, 256)
+    """One bottleneck of 256 channels on images of 56 x 56."""
+    return Block(norm, dtype), (batch, 56, 56, 3)
 
 
 def one_a_stage(norm, dtype, batch):

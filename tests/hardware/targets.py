@@ -14,8 +14,6 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from tests import hlo
-
 H200 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 minor: 0 }
@@ -32,43 +30,30 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 10 patch: 0 }
 device_description_str: "NVIDIA H200"
 """
+DEVICES = {"tpu": "TPU v5e", "cuda": "NVIDIA H200"}
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4,
          "f64": 8, "s64": 8, "u64": 8, "c64": 8, "c128": 16}  # fmt: skip
 
 
-def compiled(topology: Any, platform: str, function: Callable, shapes: tuple) -> str:
-    """The HLO of the function for the first device of a topology."""
-    sharding = SingleDeviceSharding(topology.devices[0])
-    shapes = tuple(
-        jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding) for s in shapes
-    )
-    jax.clear_caches()  # a spelling may have been replaced
-    traced = jax.jit(function).trace(*shapes)
-    lowered = traced.lower(lowering_platforms=(platform,))
-    return lowered.compile().as_text()
-
-
-def tpu_cycles(function: Callable, *shapes: jax.ShapeDtypeStruct) -> int:
-    """The cycles that the compiler estimates on a TPU v5e."""
-    v5e = topologies.get_topology_desc("v5e:2x2", platform="tpu")
-    text = compiled(v5e, "tpu", function, shapes)
-    found = re.findall(r'"estimated_cycles":"(\d+)"', text)
-    assert found
-    return sum(map(int, found))
-
-
-def gpu_bytes(function: Callable, *shapes: jax.ShapeDtypeStruct) -> int:
-    """The bytes of the operands and results of all kernels on an H200."""
-    h200 = topologies.get_topology_desc(
+def topology(device: str) -> Any:
+    """One chip."""
+    if device == "tpu":
+        return topologies.get_topology_desc("v5e:2x2", platform="tpu")
+    return topologies.get_topology_desc(
         platform="cuda", topology_name="gpu", target_config=H200, topology="1x1x1"
     )
-    entry = hlo.computations(compiled(h200, "cuda", function, shapes))["ENTRY"]
-    types = {i.name: i.type for i in entry}
-    return sum(
-        num_bytes(i.type) + sum(num_bytes(types[name]) for name in i.operands)
-        for i in entry
-        if i.op not in hlo.FREE
+
+
+def compiled(
+    device: str, function: Callable, shapes: Any, *, donate: tuple[int, ...] = ()
+) -> jax.stages.Compiled:
+    """The program of the function for one chip, from the shapes of its arguments."""
+    sharding = SingleDeviceSharding(topology(device).devices[0])
+    shapes = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
     )
+    traced = jax.jit(function, donate_argnums=donate).trace(*shapes)
+    return traced.lower(lowering_platforms=(device,)).compile()
 
 
 def num_bytes(type_: str) -> int:

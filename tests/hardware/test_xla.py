@@ -12,7 +12,8 @@ from jax import lax
 
 import jaxbn
 from jaxbn._core import xla
-from tests.hardware.targets import gpu_bytes, tpu_cycles
+from tests.hardware.budgets import cycles, traffic
+from tests.hardware.targets import compiled
 
 pytestmark = pytest.mark.hardware
 
@@ -52,10 +53,19 @@ def blocks(x, kernel, scale, bias):
     return x
 
 
+def on_tpu(step, shapes):
+    jax.clear_caches()  # a spelling may have been replaced
+    return cycles(compiled("tpu", step, shapes).as_text())
+
+
+def on_gpu(step, shapes):
+    jax.clear_caches()
+    return traffic(compiled("cuda", step, shapes).as_text())
+
+
 @pytest.mark.parametrize(
     ("spelling", "plain"),
     [
-        ("needs_no_pivot", lambda dtype: False),
         (
             "select_narrow",
             lambda active, tangent, dtype: jnp.where(
@@ -67,15 +77,38 @@ def blocks(x, kernel, scale, bias):
 )
 def test_saves_cycles_on_tpu(monkeypatch, spelling, plain):
     step, shapes = gradients(between_convolutions), (X, X, kernel(1), C, C)
-    with_it = tpu_cycles(step, *shapes)
+    with_it = on_tpu(step, shapes)
     monkeypatch.setattr(xla, spelling, plain)
-    without = tpu_cycles(step, *shapes)
-    assert with_it < without
+    assert with_it < on_tpu(step, shapes)
 
 
-def test_keeping_the_output_saves_bytes_on_gpu(monkeypatch):
+def each(first, second, spread):
+    return spread(first), spread(second)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "plain"),
+    [
+        ("keep_output", lambda y: y),
+        ("spread_together", each),
+    ],
+)
+def test_saves_bytes_on_gpu(monkeypatch, spelling, plain):
     step, shapes = gradients(blocks), (X, X, kernel(3), C, C)
-    with_it = gpu_bytes(step, *shapes)
-    monkeypatch.setattr(xla, "keep_output", lambda y: y)
-    without = gpu_bytes(step, *shapes)
-    assert with_it < without
+    with_it = on_gpu(step, shapes)
+    monkeypatch.setattr(xla, spelling, plain)
+    assert with_it < on_gpu(step, shapes)
+
+
+def test_a_gpu_waits_for_no_loop(monkeypatch):
+    """Which the host decides about."""
+    shapes = (X, X, kernel(3), C, C)
+
+    def loops():
+        jax.clear_caches()
+        program = compiled("cuda", gradients(blocks), shapes).as_text()
+        return program.count(" while(")
+
+    assert loops() == 0
+    monkeypatch.setattr(xla, "where_double_is_fast", lambda _, single, *a: single(*a))
+    assert loops() > 0
