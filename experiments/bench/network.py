@@ -27,17 +27,32 @@ def benchmark(config: BenchConfig) -> Benchmark:
 
     Flax's norm gets the dtype of the computation, which jaxbn's takes from its input.
     """
-    norms = {
-        "jaxbn": functools.partial(BatchNorm, momentum=0.9),
-        "flax": functools.partial(nn.BatchNorm, momentum=0.9, dtype=config.dtype),
-    }
     calls, memory = {}, {}
-    for name, norm in norms.items():
+    for name, norm in norms_of(config).items():
         step, arguments = _compiled(norm, config)
         used: Any = step.memory_analysis()
         calls[name] = functools.partial(_wait, step, arguments)
         memory[name] = sum(getattr(used, size) for size in SIZES)
     return Benchmark("training step", calls, {"memory": memory})
+
+
+def norms_of(config: BenchConfig) -> dict[str, Callable[..., nn.Module]]:
+    """Returns the norm of each library."""
+    return {
+        "jaxbn": functools.partial(BatchNorm, momentum=0.9),
+        "flax": functools.partial(nn.BatchNorm, momentum=0.9, dtype=config.dtype),
+    }
+
+
+def network_of(
+    norm: Callable[..., nn.Module], config: BenchConfig, name: str
+) -> nn.Module:
+    """Returns a network with the norm."""
+    return NETWORKS[name](
+        norm=functools.partial(of_the_batch, norm),
+        num_classes=NUM_CLASSES,
+        dtype=config.dtype,
+    )
 
 
 def _wait(step: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -48,11 +63,7 @@ def _compiled(
     norm: Callable[..., nn.Module], config: BenchConfig
 ) -> tuple[jax.stages.Compiled, tuple[Any, ...]]:
     """Returns a step of SGD with momentum, and its arguments."""
-    model = NETWORKS[config.network](
-        norm=functools.partial(of_the_batch, norm),
-        num_classes=NUM_CLASSES,
-        dtype=config.dtype,
-    )
+    model = network_of(norm, config, config.network)
     task = Task(model, optax.sgd(0.1, momentum=0.9, nesterov=True))
     rng = np.random.default_rng(config.seed)
     image = rng.random(config.shape, np.float32)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import jax
 
-from experiments.bench import layer, network, runs
+from experiments.bench import layer, network, runs, tracing
 from experiments.bench.timing import Benchmark, time_in_turn
 from experiments.config import BenchConfig
 from experiments.run.provenance import provenance
@@ -21,6 +21,8 @@ def benchmarks(config: BenchConfig) -> Iterator[Benchmark]:
     match config.network:
         case "layer":
             yield from layer.benchmarks(config)
+        case "tracing":
+            yield from tracing.benchmarks(config)
         case "lab":
             yield from runs.benchmarks(config)
         case _:
@@ -32,7 +34,8 @@ def main() -> None:
     fields = json.loads(sys.stdin.readline())
     config = BenchConfig(**{**fields, "shape": tuple(fields["shape"])})
     jax.config.update("jax_num_cpu_devices", max(case.shards for case in layer.CASES))
-    num_cases = len(layer.CASES) if config.network == "layer" else 1
+    several = {"layer": len(layer.CASES), "tracing": tracing.NUM_CASES}
+    num_cases = several.get(config.network, 1)
     print(json.dumps({**provenance(), "num_cases": num_cases}), flush=True)
     for benchmark in benchmarks(config):
         seconds = time_in_turn(benchmark, config.rounds)

@@ -135,8 +135,10 @@ def _table(results: dict[str, Any]) -> Table:
     """Returns a row for each case, or where there is one case, for each library."""
     config = results["config"]
     shape = " x ".join(map(str, config["shape"]))
-    if config["network"] == "layer":
+    if config["network"] in ("layer", "tracing"):
         title = f"A training step of one layer, {shape}, median ms"
+        if config["network"] == "tracing":
+            title = "Before a program runs, median ms"
         header = ["case", *LIBRARIES, "flax / jaxbn", "torch / jaxbn"]
         rows = [_layer_cells(*case) for case in results["cases"].items()]
     elif config["network"] == "lab":

@@ -15,7 +15,9 @@ class BenchConfig:
     """Names the folder of the results, `runs/NAME`."""
     seed: int = 0
     """The seed of the input, in [0, 2**32)."""
-    network: Literal["layer", "resnet18", "resnet50", "resnet101", "lab"] = "layer"
+    network: Literal["layer", "resnet18", "resnet50", "resnet101", "lab", "tracing"] = (
+        "layer"
+    )
     """What is timed. layer: batch norm alone; lab: training runs of the dense network
     of the studies; else a training step of this network."""
     num_runs: int = 200

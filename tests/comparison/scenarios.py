@@ -26,6 +26,8 @@ class Scenario(NamedTuple):
     deviation: float = 1.0
     mask: str | None = None
     padding: float = 0.0  # what stands where nothing counts
+    outlier: float = 0.0  # added to the first position of each batch
+    explicit: bool = False  # cut over a mesh of JAX's default kind, under `jit`
     shards: int = 1
     groups: tuple[tuple[int, ...], ...] | None = None
     steps: int = 3
@@ -50,6 +52,8 @@ SCENARIOS = [
     Scenario("mean / sd 1e3", mean=1e3),
     Scenario("mean / sd 1e4", mean=1e4),
     Scenario("mean 100, sd 0.01", mean=1e2, deviation=1e-2),
+    Scenario("the first of 1024 values at 1e4 sd", outlier=1e4),
+    Scenario("sd 1e13", deviation=1e13),
     Scenario("bfloat16, mean / sd 100", dtype="bfloat16", mean=100.0),
     Scenario("float16, mean / sd 300", dtype="float16", mean=300.0),
     Scenario("constant channels of 17.7", mean=17.7, deviation=0.0),
@@ -71,6 +75,7 @@ SCENARIOS = [
     Scenario("padding of 1e6", mask="ragged", padding=1e6),
     Scenario("padding of NaN", mask="ragged", padding=np.nan),
     Scenario("nothing counts", mask="nothing"),
+    Scenario("Explicit mesh of 4 devices, jit", explicit=True),
     Scenario("4 shards", shards=SHARDS),
     Scenario("4 shards, mean / sd 1e3", shards=SHARDS, mean=1e3),
     Scenario("4 shards, uneven counts", shards=SHARDS, mask="uneven"),
@@ -133,6 +138,7 @@ def make(scenario: Scenario) -> Data:
         normal = normal + apart[:, None, None, None]
     means = scenario.mean + scenario.drift * np.arange(scenario.steps)
     batches = means[:, None, None, None, None] + scenario.deviation * normal
+    batches[:, :1, :1, :1] += scenario.outlier * scenario.deviation
     batches = batches.astype(dtype)
     mask = make_mask(scenario.mask, shape, rng)
     if mask is not None and scenario.padding != 0:

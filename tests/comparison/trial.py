@@ -47,6 +47,7 @@ def supports(library: Library, scenario: Scenario) -> bool:
         and (library.synchronises or scenario.shards == 1)
         and (library.groups or scenario.groups is None)
         and (scenario.rule is None or scenario.rule in library.rules)
+        and not (scenario.explicit and library is TORCH)
     )
 
 
@@ -105,10 +106,12 @@ def run_jax(library):
         step = jax.jit(cut(library, scenario, training_step(apply)))
         scale, bias = jnp.asarray(data.scale), jnp.asarray(data.bias)
         mask = None if data.mask is None else jnp.asarray(data.mask)
-        dy = jnp.asarray(data.dy)
+        placed = jax.NamedSharding(jax.make_mesh((SHARDS,), (AXIS,)), P(AXIS))
+        placed = placed if scenario.explicit else None
+        dy = jax.device_put(data.dy, placed)
         first = None
         for batch in data.batches:
-            x = jnp.asarray(batch)
+            x = jax.device_put(batch, placed)
             y, gradients, states = step(scale, bias, state, x, mask, dy)
             state = jax.tree.map(lambda a: a[0], states)
             first = first or (y, gradients)

@@ -18,7 +18,7 @@ NORMS = FLAX, OUTSIDE, FUSED
 
 
 def normalized(norm, dtype, x, *, residual=None, relu=True, name):
-    """A norm, the residual and ReLU."""
+    """A norm, or none, the residual and ReLU."""
     options = {"use_running_average": False, "momentum": 0.9, "name": name}
     if norm == FUSED:
         activation = jax.nn.relu if relu else None
@@ -26,7 +26,7 @@ def normalized(norm, dtype, x, *, residual=None, relu=True, name):
         return module(x, residual=residual)
     if norm == OUTSIDE:
         x = jaxbn.linen.BatchNorm(**options)(x)
-    else:
+    elif norm == FLAX:
         x = nn.BatchNorm(dtype=dtype, **options)(x)
     x = x if residual is None else x + residual
     return nn.relu(x) if relu else x
@@ -106,14 +106,15 @@ def training_step(network: nn.Module, shape, dtype) -> tuple[Callable, tuple]:
     x = jax.ShapeDtypeStruct(shape, dtype)
     variables = jax.eval_shape(network.init, jax.random.key(0), x)
     y = jax.eval_shape(lambda v, x: network.apply(v, x, mutable=True)[0], variables, x)
-    shapes = variables["params"], variables["params"], variables["batch_stats"], x, y
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    shapes = params, params, stats, x, y
 
     def step(params, velocity, stats, x, target):
         def loss(params):
             variables = {"params": params, "batch_stats": stats}
             y, new = network.apply(variables, x, mutable=["batch_stats"])
             error = y.astype(jnp.float32) - target.astype(jnp.float32)
-            return jnp.mean(error**2), new["batch_stats"]
+            return jnp.mean(error**2), new.get("batch_stats", {})
 
         (value, new), slope = jax.value_and_grad(loss, has_aux=True)(params)
         velocity = jax.tree.map(lambda v, s: 0.9 * v + s, velocity, slope)
