@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a norm costs before a program runs: tracing, lowering, and calls without `jit`."""
+"""The cost of a norm before a program runs: tracing, lowering, calls without `jit`."""
 
 import functools
 from collections.abc import Callable, Iterator
