@@ -39,9 +39,10 @@ def batch_norm(
     $\beta$, residual $r$ and activation $a$. Numerics:
 
     - sums and map in float32, in float64 when `x` is; the output is rounded once;
-    - the variance is biased, and accurate at any mean (see `compute_moments`); the mean
-      is subtracted with twice the precision of its dtype, so that output and gradients
-      are accurate at large means too;
+    - the variance is biased, and accurate at any mean (see `compute_moments`), as a
+      part of variance + epsilon; the mean is subtracted with twice the precision of its
+      dtype, so that output and gradients are accurate at large means too, and at
+      deviations from 1e-15 to 1e15;
     - reverse mode keeps `x` in its own dtype, a few feature vectors and, with an
       activation on a residual, the output or the residual; forward mode and higher
       derivatives work as well;

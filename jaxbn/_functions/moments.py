@@ -29,10 +29,11 @@ def compute_moments(
     with weights $w_n = 1$ where there is no mask. Numerics:
 
     - sums in float32, in float64 when `x` is; the results have that dtype;
-    - one pass over `x`: the variance is taken about a pivot, the first row that counts,
-      so that its relative error is at most 1e-5 at mean / sd up to 1e4, and it is never
-      negative, nor NaN for finite `x`. For bfloat16 the pivot is 0 and the relative
-      error about 1e-7 (mean / sd)**2; the format resolves mean / sd up to 256;
+    - one pass over `x` where no mean is more than 5 deviations from 0, else a second
+      about the means. In any order of the values, with any outlier, the relative error
+      of the variance is at most 1e-5 at mean / sd up to 1e4 and 4e6 values a feature,
+      in bfloat16 too; it is never negative, nor NaN for finite `x`, and inf only where
+      it exceeds the largest number;
     - the variance is biased (divided by W, not W - 1);
     - where nothing counts, for an empty batch or a mask of zeros, mean, var and count
       are 0.

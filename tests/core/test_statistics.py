@@ -108,3 +108,24 @@ def test_the_largest_numbers_are_finite(sign):
     y, moments = jaxbn.batch_norm(jnp.full((4, 2), largest))
     assert np.all(moments.mean == largest) and not np.any(moments.var)
     assert not np.any(y)
+
+
+def test_a_mean_whose_sum_overflows():
+    moments = jaxbn.compute_moments(jnp.asarray([[-3e38], [3e38], [3e38]]))
+    np.testing.assert_allclose(moments.mean, 1e38, rtol=1e-6)
+    assert moments.var == np.inf
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-5])
+@pytest.mark.parametrize("deviation", [1e-15, 1e-13, 1.0, 1e13, 1e15])
+def test_gradient_at_any_deviation(rng, deviation, epsilon):
+    x = (deviation * rng.normal(1, 1, (64, 3))).astype(np.float32)
+    dy = rng.normal(size=x.shape).astype(np.float32)
+
+    def norm(x):
+        return jaxbn.batch_norm(x, epsilon=epsilon)[0]
+
+    (got,) = jax.jit(lambda x, dy: jax.vjp(norm, x)[1](dy))(x, dy)
+    ref = oracle.BatchNorm(x, epsilon=epsilon)
+    expected = ref.backward(dy)[0].x
+    np.testing.assert_allclose(got, expected, atol=1e-5 * np.max(np.abs(expected)))

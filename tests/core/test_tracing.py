@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a norm adds to a traced training step, in equations, beside Flax's.
+"""What a norm adds to a traced training step, in equations, and what Flax's adds.
 
 JAX traces a function under `jit` once for each kind of arguments: equations of one
 traced function count once, however often the network calls it.

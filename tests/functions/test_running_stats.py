@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 import jaxbn
 
@@ -104,3 +105,37 @@ def test_is_the_carry_of_a_scan_whatever_the_input(x64, dtype):
     stats, _ = jax.lax.scan(step, jaxbn.init_running_stats(2), batches)
     chex.assert_type(list(stats), jnp.float32)
     assert np.all(stats.count == 3)
+
+
+@pytest.mark.parametrize("options", [{"debias": True}, {"momentum": None}])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_stored_is_not_counted_feature_by_feature(options, bad):
+    stats = jaxbn.init_running_stats(2)
+    for x in ([[bad, 0.0], [1.0, 2.0]], [[3.0, 4.0], [7.0, 6.0]]):
+        moments = jaxbn.compute_moments(jnp.asarray(x))
+        stats = jaxbn.update_running_stats(stats, moments, **options)
+    np.testing.assert_array_equal(stats.count, [1, 2])
+    np.testing.assert_allclose(stats.mean[0], 5, rtol=1e-6)
+    np.testing.assert_allclose(stats.var[0], 4, rtol=1e-6)
+
+
+def test_one_count_for_all_features_is_kept():
+    """As statistics of version 0.1 have it."""
+    stats = jaxbn.init_running_stats(2)._replace(count=jnp.zeros(()))
+    for momentum in (0.9, None):
+        batch = moments([1.0, 2.0], [1.0, 1.0], 4.0)
+        new = jaxbn.update_running_stats(stats, batch, momentum=momentum)
+        assert new.count.shape == () and new.count == 1
+
+
+def test_records_go_through_export():
+    def step(stats, x):
+        return jaxbn.update_running_stats(stats, jaxbn.batch_norm(x)[1])
+
+    x = jnp.asarray([[1.0, 2.0], [3.0, 8.0]])
+    arguments = jaxbn.init_running_stats(2), x
+    platforms = ("cpu", "cuda", "tpu")
+    exported = export.export(jax.jit(step), platforms=platforms)(*arguments)
+    again = export.deserialize(exported.serialize()).call(*arguments)
+    assert isinstance(again, jaxbn.RunningStats)
+    chex.assert_trees_all_close(again, step(*arguments))

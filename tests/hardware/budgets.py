@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training steps cost on a TPU and a GPU, beside Flax's norm.
+"""What training steps cost on a TPU and a GPU, with Flax's norm and ours.
 
 `make check-hardware` prints the table, and fails where a step costs more than its
 budget. All figures are predictions from compiled programs, as ratios to Flax's.
