@@ -79,7 +79,7 @@ def estimate_nnx(
     def measure(stats: Mapping[str, LayerStats], batch: Any) -> dict[str, Record]:
         for path, pair in stats.items():
             norm = copies[path]
-            norm.mean[...], norm.var[...] = map(as_before, pair, layers[path])
+            _set_statistics(norm, pair, layers[path])
             for name, value in zip(names, empty_record(*layers[path]), strict=True):
                 setattr(norm, name, nnx.BatchStat(value))
         _run(forward, copy, batch)
@@ -91,8 +91,7 @@ def estimate_nnx(
     setting = Setting(layerwise, prior_count, shown if progress else silent)
     new, report = estimate(measure, layers, batches, setting)
     for path, pair in new.items():
-        norm = norms[path]
-        norm.mean[...], norm.var[...] = map(as_before, pair, layers[path])
+        _set_statistics(norms[path], pair, layers[path])
     return report
 
 
@@ -100,6 +99,13 @@ def estimate_nnx(
 def _run(forward: Callable[[Any, Any], Any], model: nnx.Module, batch: Any) -> None:
     """Runs a batch through the model, which records it."""
     forward(model, batch)
+
+
+def _set_statistics(norm: BatchNorm, pair: LayerStats, before: LayerStats) -> None:
+    """Replaces the running statistics, of the same dtype, however they were cut."""
+    mean, var = map(as_before, pair, before)
+    norm.mean.set_value(mean)
+    norm.var.set_value(var)
 
 
 def _norms(model: nnx.Module) -> dict[str, BatchNorm]:
