@@ -8,8 +8,8 @@ in one process: forward and forward + backward, with and without ReLU, masked, a
 synchronised over two devices. All libraries use the same memory allocator.
 
 Cost: a minute on 2 CPU cores.
-Expected: flax / jaxbn about 1.1 to 1.3 forward + backward, 2 and more masked, and 0.8
-for the forward pass alone, which pays for a variance that is right at any mean.
+Expected: flax / jaxbn about 1 forward, 1.2 to 1.4 forward + backward, and 2 and more
+masked.
 """
 
 from experiments.config import BenchConfig

@@ -62,11 +62,14 @@ def make_step(
         return None
     module = importlib.import_module(f"{library}.linen").BatchNorm
     fused = {"activation": jax.nn.relu} if library == "jaxbn" and case.relu else {}
+    # Flax's output would else be float32.
+    dtype = {"dtype": config.dtype} if library == "flax" else {}
     norm = module(
         use_running_average=False,
         momentum=0.9,
         axis_name=AXIS if case.shards > 1 else None,
         **fused,
+        **dtype,
     )
     activation = nn.relu if case.relu and not fused else None
     step = jax.jit(_sharded(_jax_step(norm, activation, case), case))
@@ -140,7 +143,8 @@ def _torch_step(case: LayerCase, x: np.ndarray, dy: np.ndarray) -> Callable[[], 
         fits = moved.ndim == 4
         return moved.to(memory_format=torch.channels_last) if fits else moved
 
-    norm = torch.nn.BatchNorm2d(x.shape[-1])
+    kind = torch.nn.BatchNorm2d if x.ndim == 4 else torch.nn.BatchNorm1d
+    norm = kind(x.shape[-1])
     tensor, cotangent = channels_last(x), channels_last(dy)
     activation = torch.nn.functional.relu if case.relu else lambda y: y
 

@@ -22,8 +22,9 @@ class BenchConfig:
     of the studies; else a training step of this network."""
     num_runs: int = 200
     """For lab only: at most 10, or a multiple of 10; ten seeds run side by side."""
-    shape: tuple[int, int, int, int] = (64, 56, 56, 64)
-    """The input's shape: examples (an even number), height, width, channels."""
+    shape: tuple[int, ...] = (64, 56, 56, 64)
+    """The input's shape: examples (an even number), height, width, channels; a layer
+    may also be timed on examples and features alone."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """The dtype of the computation; PyTorch is timed in float32 only."""
     rounds: int = 20
@@ -36,5 +37,8 @@ class BenchConfig:
         num = self.num_runs
         fits = 1 <= num <= 10 or (num > 0 and num % 10 == 0)
         require(fits, "num_runs", "in [1, 10] or a multiple of 10", num)
-        fits = min(self.shape) >= 1 and self.shape[0] % 2 == 0
-        require(fits, "shape", "positive, with an even number of examples", self.shape)
+        ranks = (2, 4) if self.network == "layer" else (4,)
+        fits = len(self.shape) in ranks and min(self.shape) >= 1
+        fits = fits and self.shape[0] % 2 == 0
+        what = "four positive numbers (two for a layer), the first even"
+        require(fits, "shape", what, self.shape)

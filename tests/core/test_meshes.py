@@ -91,9 +91,8 @@ STEPS = {
 }
 
 
-@pytest.fixture(params=KINDS)
-def mesh(request):
-    return jax.make_mesh((4, 2), ("data", "model"), axis_types=KINDS[request.param])
+def mesh_of(kind):
+    return jax.make_mesh((4, 2), ("data", "model"), axis_types=KINDS[kind])
 
 
 @pytest.fixture
@@ -115,11 +114,20 @@ def check(got, expected):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("spec", CUTS)
-@pytest.mark.parametrize("step", STEPS)
+# Every step where both kinds of axes are cut; every mesh and cut with a few steps.
+COMBINATIONS = [("explicit", "both", step) for step in STEPS] + [
+    (kind, spec, step)
+    for kind in KINDS
+    for spec in CUTS
+    for step in ("relu", "masked", "virtual_of_two_shards", "linen")
+    if (kind, spec) != ("explicit", "both")
+]
+
+
+@pytest.mark.parametrize(("kind", "spec", "step"), COMBINATIONS)
 @pytest.mark.usefixtures("as_users_run_it")
-def test_is_as_on_one_device(mesh, step, spec, arguments):
-    function = jax.jit(STEPS[step])
+def test_is_as_on_one_device(kind, step, spec, arguments):
+    function, mesh = jax.jit(STEPS[step]), mesh_of(kind)
     expected = function(*arguments)
     parts = cut(mesh, CUTS[spec], arguments)
     got = function(*parts)
@@ -135,7 +143,7 @@ def test_is_as_on_one_device(mesh, step, spec, arguments):
 @pytest.mark.parametrize("step", ["relu", "masked", "virtual_of_two_shards", "nnx"])
 @pytest.mark.usefixtures("as_users_run_it")
 def test_outside_jit(step, spec, arguments):
-    mesh = jax.make_mesh((4, 2), ("data", "model"))
+    mesh = mesh_of("explicit")
     expected = STEPS[step](*arguments)
     check(STEPS[step](*cut(mesh, CUTS[spec], arguments)), expected)
 
@@ -149,7 +157,7 @@ def test_outside_jit(step, spec, arguments):
 @pytest.mark.parametrize("spec", ["examples", "both"])
 def test_shard_map_over_one_of_two_axes(spec, options, check_vma, arguments):
     """The other is one of JAX's types still."""
-    mesh = jax.make_mesh((4, 2), ("data", "model"))
+    mesh = mesh_of("explicit")
 
     def local(x, mask):
         return jaxbn.batch_norm(x, mask=mask, axis_name="data", **options)[0]
