@@ -191,8 +191,10 @@ ERRORS = [
     (lambda: BenchConfig(name="a", rounds=0), "`rounds` must be >= 1, got 0."),
     (
         lambda: BenchConfig(name="a", shape=(3, 2, 2, 2)),
-        "`shape` must be four positive numbers (two for a layer), the first even, got "
-        "(3, 2, 2, 2).",
+        (
+            "`shape` must be four positive numbers (two for a layer), the first even, "
+            "got (3, 2, 2, 2)."
+        ),
     ),
     (lambda: TrainConfig(num_steps=0), "`train.num_steps` must be >= 1, got 0."),
     (lambda: TrainConfig(eval_every=0), "`train.eval_every` must be >= 1, got 0."),
