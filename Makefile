@@ -33,7 +33,7 @@ compare: $(VENV)/.compare ## jaxbn, flax, haiku, equinox, keras and torch on the
 	@$(BIN)/python -m tests.comparison
 	@$(BIN)/python -m tests.comparison.torchvision_networks
 
-check-hardware: ## compile for TPU and GPU, without either; STEPS=small takes five minutes
+check-hardware: ## compile for TPU and GPU, without either; STEPS=small takes two minutes
 	@$(MAKE) --no-print-directory VENV=$(VENV)-hardware compile-for-hardware
 
 # In an environment of its own: where libtpu is installed, JAX looks for a TPU.

@@ -136,9 +136,9 @@ def _table(results: dict[str, Any]) -> Table:
     config = results["config"]
     shape = " x ".join(map(str, config["shape"]))
     if config["network"] in ("layer", "tracing"):
-        title = f"A training step of one layer, {shape}, median ms"
-        if config["network"] == "tracing":
-            title = "Before a program runs, median ms"
+        what = f"A training step of one layer, {shape}"
+        what = "Before a program runs" if config["network"] == "tracing" else what
+        title = f"{what}, median ms"
         header = ["case", *LIBRARIES, "flax / jaxbn", "torch / jaxbn"]
         rows = [_layer_cells(*case) for case in results["cases"].items()]
     elif config["network"] == "lab":

@@ -5,17 +5,17 @@ Both are built on `psum` alone, which works under `shard_map` (checked or not), 
 and `vmap`, has the right transpose in each, and marks its result as equal everywhere.
 """
 
-import contextlib
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from jaxbn._checks.axes import Groups
+from jaxbn._core.meshes import is_cut, manual_axes
 
 
 class Sync(NamedTuple):
@@ -74,7 +74,7 @@ Vectors = tuple[Float[Array, "..."], ...]
 
 
 def sum_together(
-    sums: Vectors, sync: Sync | None, *, of_own_group: bool = False
+    sums: Vectors, sync: Sync | None, *, own_group: bool = False
 ) -> Vectors:
     """Returns the sums over all shards, by one collective.
 
@@ -83,30 +83,43 @@ def sum_together(
     """
     if sync is None:
         return sums
-    *_, last = sums
-    vector = sums[0]
-    flat = last.ndim < vector.ndim and not is_cut(vector)
-    if flat:
-        packed = jnp.concatenate([jnp.ravel(v) for v in sums])
-    else:  # along a new axis: vectors that are cut over a mesh stay as they are
-        packed = jnp.stack([v + jnp.zeros_like(vector) for v in sums])
-    if sync.groups is not None:
-        packed = _in_row(packed, sync.group, len(sync.groups))
-    packed = _sum(packed, sync.names)
-    groups = packed.shape[:1] if sync.groups is not None else ()
-    if of_own_group and sync.groups is not None and not sync.stacked:
-        packed, groups = packed[sync.group], ()
-    if flat:
-        ends = np.cumsum([v.size for v in sums])[:-1]
-        parts = jnp.split(packed, ends, axis=-1)
-        return tuple(
-            part.reshape(*groups, *v.shape) for part, v in zip(parts, sums, strict=True)
-        )
-    parts = jnp.unstack(packed, axis=len(groups))
-    if last.ndim < vector.ndim:
-        features = tuple(range(len(groups), parts[-1].ndim))
-        parts = (*parts[:-1], jnp.max(parts[-1], features))
-    return tuple(parts)
+    packed = _packed(sums)
+    if sync.groups is None:
+        return _unpacked(_sum(packed, sync.names), sums)
+    packed = _sum(_in_row(packed, sync.group, len(sync.groups)), sync.names)
+    if own_group and not sync.stacked:
+        return _unpacked(packed[sync.group], sums)
+
+    def of_group(packed: Array) -> Vectors:
+        return _unpacked(packed, sums)
+
+    return jax.vmap(of_group)(packed)
+
+
+def _fit_in_line(sums: Vectors) -> bool:
+    """Whether to send them end to end: a row for the one number would waste numbers.
+
+    Vectors that are cut over a mesh stay so in rows alone.
+    """
+    return sums[-1].ndim < sums[0].ndim and not is_cut(sums[0])
+
+
+def _packed(sums: Vectors) -> Float[Array, "..."]:
+    """One array of all, end to end or in rows."""
+    if _fit_in_line(sums):
+        return jnp.concatenate([jnp.ravel(one) for one in sums])
+    return jnp.stack([one + jnp.zeros_like(sums[0]) for one in sums])
+
+
+def _unpacked(packed: Float[Array, "..."], like: Vectors) -> Vectors:
+    """The inverse, for arrays of the shapes of others."""
+    if _fit_in_line(like):
+        ends = np.cumsum([one.size for one in like])[:-1]
+        parts = zip(jnp.split(packed, ends), like, strict=True)
+        return tuple(part.reshape(one.shape) for part, one in parts)
+    rows = zip(jnp.unstack(packed), like, strict=True)
+    # A number was repeated for each feature.
+    return tuple(row if one.ndim == row.ndim else jnp.max(row) for row, one in rows)
 
 
 def own(vectors: Vectors, sync: Sync | None) -> Vectors:
@@ -124,16 +137,6 @@ def of_own_group(vectors: Vectors, sync: Sync | None) -> Vectors:
     if sync is None or sync.groups is None:
         return vectors
     return tuple(jnp.unstack(jnp.stack(vectors, axis=1)[sync.group]))
-
-
-def vary_like(x: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Marks `x` as varying over the mesh axes that `like` varies over.
-
-    JAX would do so wherever the two meet, and transpose each of these places to a
-    `psum`. Changes nothing except under `shard_map(check_vma=True)`.
-    """
-    missing = tuple(sorted(varying_axes(like) - varying_axes(x)))
-    return lax.pcast(x, missing, to="varying") if missing else x
 
 
 def _in_row(
@@ -158,54 +161,3 @@ def _sum(x: Float[Array, "..."], names: tuple[str, ...]) -> Float[Array, "..."]:
         if part:
             x = lax.psum(x, part)
     return x
-
-
-def manual_axes() -> tuple[str, ...]:
-    """The mesh axes that an enclosing `shard_map` maps over."""
-    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
-
-
-def varying_axes(x: Shaped[Array, "..."]) -> frozenset[str]:
-    """The mesh axes over which `x` varies."""
-    kind = jax.typeof(x)
-    if hasattr(kind, "vma"):  # before JAX 0.12
-        return frozenset(kind.vma)
-    return frozenset(kind.manual_axis_type.varying)
-
-
-def is_cut(x: Shaped[Array, "..."]) -> bool:
-    """Whether `x` is cut over a mesh axis that is part of its type."""
-    return any(part is not None for part in jax.typeof(x).sharding.spec)
-
-
-def in_mesh_of(x: Shaped[Array, "..."]) -> contextlib.AbstractContextManager[Any]:
-    """Sets the mesh that `x` is cut over by its type, unless one is set.
-
-    JAX computes without one, but for some functions under `vmap`.
-    """
-    if is_cut(x) and jax.sharding.get_abstract_mesh().empty:
-        return jax.sharding.use_abstract_mesh(jax.typeof(x).sharding.mesh)
-    return contextlib.nullcontext()
-
-
-def cut_like(x: Shaped[Array, "*n"], like: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
-    """Returns `x` cut over the mesh as another array is, where its type says how."""
-    sharding = jax.typeof(like).sharding
-    if sharding.mesh.empty or jax.typeof(x).sharding.spec == sharding.spec:
-        return x
-    return jax.sharding.reshard(x, sharding)
-
-
-def gathered_unless(num: int, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
-    """Returns `x` with its first axis whole, unless each shard has whole parts of it.
-
-    That is, unless `num` parts of equal size can be cut over the mesh as `x` is.
-    """
-    sharding = jax.typeof(x).sharding
-    first, *others = sharding.spec
-    names = (first,) if isinstance(first, str) else first or ()
-    shards = math.prod(sharding.mesh.shape[name] for name in names)
-    if num % shards == 0:
-        return x
-    whole = sharding.update(spec=jax.P(None, *others))
-    return jax.sharding.reshard(x, whole)

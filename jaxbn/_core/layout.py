@@ -11,7 +11,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact, Shaped
 
 from jaxbn._checks.kinds import is_complex
-from jaxbn._core.collectives import Sync, is_cut
+from jaxbn._core.collectives import Sync
+from jaxbn._core.meshes import is_cut
 
 Weights = Bool[Array, "..."] | Float[Array, "..."] | None
 """Which positions count (bool) or how much (float): the rank of `x`, size 1 where it is

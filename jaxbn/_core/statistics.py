@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxbn._core import xla
 from jaxbn._core.affine import center
-from jaxbn._core.collectives import of_own_group, own, sum_together, vary_like
+from jaxbn._core.collectives import of_own_group, own, sum_together
 from jaxbn._core.layout import (
     Layout,
     Weights,
@@ -21,6 +21,7 @@ from jaxbn._core.layout import (
     weigh,
     zero_where_left_out,
 )
+from jaxbn._core.meshes import vary_like
 from jaxbn._core.types import Moments
 
 Values = TypeVar("Values", Array, np.ndarray[Any, np.dtype[Any]])
@@ -117,7 +118,7 @@ def _by_sums(
     first, second, count = _of_all_shards(sums, weights, layout)
     share = share_of_one(count, weights, layout, first.ndim)
     mean, mean_square = first * share, second * share
-    var = _spread(mean, mean_square)
+    var = _variance(mean, mean_square)
     right = lax.square(mean) <= LARGE_MEAN * (var + epsilon)
     right = jnp.all(right & jnp.isfinite(mean_square))
     # Where a sum overflows, the first two turns find the mean.
@@ -143,7 +144,7 @@ def _by_sums(
         return (
             jnp.where(better, about, anchor),
             jnp.where(better, distance, shift),
-            jnp.where(better, _spread(distance, mean_square), var),
+            jnp.where(better, _variance(distance, mean_square), var),
             turns - 1,
         )
 
@@ -171,7 +172,7 @@ def _by_double_sums(
         first, second, count = _of_all_shards(sums, weights, layout)
         share = share_of_one(count, weights, layout, first.ndim)
         mean = first * share
-        var = _spread(mean, second * share)
+        var = _variance(mean, second * share)
         anchor = mean.astype(jnp.float32)
         shift = mean - anchor.astype(jnp.float64)
         return Statistics(anchor, *(v.astype(jnp.float32) for v in (shift, var, count)))
@@ -193,7 +194,7 @@ def _of_all_shards(
     return first, second, count
 
 
-def _spread(
+def _variance(
     mean: Float[Array, "*gc"], mean_square: Float[Array, "*gc"]
 ) -> Float[Array, "*gc"]:
     """The mean square less the squared mean; where squares overflow, inf, not NaN."""
@@ -259,7 +260,7 @@ def moment_tangents(
     """
     x_dot = weigh(zero_where_left_out(x_dot, weights), weights)
     sums = layout.total(x_dot), layout.total(centered * x_dot)
-    sums = sum_together(sums, layout.sync, of_own_group=True)
+    sums = sum_together(sums, layout.sync, own_group=True)
     share = share_of_one(count, weights, layout, sums[0].ndim)
     return sums[0] * share, sums[1] * share
 

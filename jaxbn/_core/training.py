@@ -50,7 +50,7 @@ from jaxbn._core.affine import (
     reciprocal_deviation,
     slope_of,
 )
-from jaxbn._core.collectives import own, vary_like
+from jaxbn._core.collectives import own
 from jaxbn._core.layout import (
     Batch,
     Layout,
@@ -59,6 +59,7 @@ from jaxbn._core.layout import (
     vector_dtype,
     zero_where_left_out,
 )
+from jaxbn._core.meshes import vary_like
 from jaxbn._core.pairs import batch_as_pairs, from_pairs, moments_from_pairs
 from jaxbn._core.renorm import Correction, Target, correction
 from jaxbn._core.statistics import batch_statistics, moment_tangents
@@ -195,8 +196,8 @@ def _tangent(
     centered = zero_where_left_out(
         center(saved.x, saved.anchor, saved.shift, layout), saved.weights
     )
-    moments_dot = moment_tangents(centered, x_dot, saved.count, saved.weights, layout)
-    mean_dot, half_dot = own(moments_dot, layout.sync)
+    all_dot = moment_tangents(centered, x_dot, saved.count, saved.weights, layout)
+    mean_dot, half_dot = own(all_dot, layout.sync)
     half_dot = layout.pool(half_dot)
     if saved.corrected is not None and scale_dot is not None:
         bias_dot = saved.corrected.of_bias(scale_dot, bias_dot)
@@ -221,8 +222,8 @@ def _tangent(
     y_dot = zero_where_left_out(
         _activation_tangent(static, saved, centered, z_dot), saved.weights
     )
-    mean_dot, half_dot = moments_dot
-    return y_dot, Moments(mean_dot, 2 * half_dot, jnp.zeros_like(saved.count))
+    moments_dot = Moments(all_dot[0], 2 * all_dot[1], jnp.zeros_like(saved.count))
+    return y_dot, moments_dot
 
 
 def _centered_again(static: Static, saved: Saved) -> Float[Array, "*n"]:

@@ -13,14 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from jaxbn._core.collectives import (
-    Sync,
-    cut_like,
-    gather_across,
-    gathered_unless,
-    in_mesh_of,
-)
+from jaxbn._core.collectives import Sync, gather_across
 from jaxbn._core.layout import Batch, Layout
+from jaxbn._core.meshes import cut_like, gathered_unless, in_mesh_of
 from jaxbn._core.types import Moments
 
 Output = TypeVar("Output", Array, None)

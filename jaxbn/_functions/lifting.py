@@ -28,8 +28,9 @@ from jaxbn._checks.axes import (
 )
 from jaxbn._checks.statistics import check_renorm
 from jaxbn._core.affine import Params, Static
-from jaxbn._core.collectives import Sync, manual_axes, varying_axes
+from jaxbn._core.collectives import Sync
 from jaxbn._core.layout import Batch, Layout, Weights, compute_dtype, vector_dtype
+from jaxbn._core.meshes import manual_axes, varying_axes
 from jaxbn._core.renorm import Target
 from jaxbn._core.types import RunningStats
 from jaxbn._functions.settings import BatchSettings, RenormSettings

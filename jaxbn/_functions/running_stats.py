@@ -4,6 +4,7 @@
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jaxbn._checks.statistics import (
     check_num_features,
     check_same_features,
 )
-from jaxbn._core.collectives import cut_like
+from jaxbn._core.meshes import cut_like
 from jaxbn._core.types import Moments, RunningStats
 
 
@@ -116,28 +117,43 @@ def update_running_stats(
     check_momentum(momentum)
     check_same_features(stats.mean.shape, moments.mean.shape)
     check_keeps_complex(stats.mean.dtype, moments.mean.dtype)
+    weights = None if momentum is None else _as_weights(momentum)
+    return _updated(stats, moments, weights, unbiased=unbiased, debias=debias)
+
+
+class _Momentum(NamedTuple):
+    """The weights of the old value and of the new, and the logarithm of the first."""
+
+    keep: float | Float[Array, ""]
+    take: float | Float[Array, ""]
+    log: float | Float[Array, ""]
+
+
+def _as_weights(momentum: float | Float[Array, ""]) -> _Momentum:
+    """Of a momentum of 0, which has none, the logarithm is not taken."""
     if isinstance(momentum, Array):
-        return _updated(stats, moments, momentum, unbiased=unbiased, debias=debias)
-    fixed = None if momentum is None else float(momentum)
-    return _updated(stats, moments, fixed=fixed, unbiased=unbiased, debias=debias)
+        log = jnp.log(jnp.where(momentum > 0, momentum, 1))
+        return _Momentum(momentum, 1 - momentum, log)
+    # As Python numbers: 1 - 0.99 is closer to 0.01 there than in float32. They are
+    # arguments of what is compiled, so that another momentum compiles nothing.
+    keep = float(momentum)
+    return _Momentum(keep, 1 - keep, math.log(keep or 1))
 
 
-@functools.partial(jax.jit, static_argnames=("fixed", "unbiased", "debias"))
+@functools.partial(jax.jit, static_argnames=("unbiased", "debias"))
 def _updated(
     stats: RunningStats,
     moments: Moments,
-    traced: Float[Array, ""] | None = None,
+    momentum: _Momentum | None,
     *,
-    fixed: float | None = None,
     unbiased: bool,
     debias: bool,
 ) -> RunningStats:
-    """The update with a momentum that is traced or fixed, or the average with none."""
+    """The update with a momentum, or the plain average of all updates."""
     mean, var, count = lax.stop_gradient(moments)
     mean, var = cut_like(mean, stats.mean), cut_like(var, stats.var)
     if unbiased:
         var = var * jnp.where(count > 1, count / jnp.where(count > 1, count - 1, 1), 1)
-    momentum = fixed if traced is None else traced
     keep, take = _weights(momentum, stats.count, debias=debias)
     usable = (count > 0) & jnp.isfinite(mean) & jnp.isfinite(var)
 
@@ -156,30 +172,23 @@ def _updated(
 
 
 def _times(
-    weight: float | Float[Array, "..."], value: Inexact[Array, "*c"]
+    weight: Float[Array, "..."], value: Inexact[Array, "*c"]
 ) -> Inexact[Array, "*c"]:
     """The product in the dtype of the value, which may be complex."""
-    return value * (weight.astype(value.dtype) if isinstance(weight, Array) else weight)
+    return value * weight.astype(value.dtype)
 
 
 def _weights(
-    momentum: float | Float[Array, ""] | None,
-    count: Float[Array, "*c"],
-    *,
-    debias: bool,
-) -> tuple[float | Float[Array, "..."], float | Float[Array, "..."]]:
+    momentum: _Momentum | None, count: Float[Array, "..."], *, debias: bool
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Returns the weights of the old value and of the new, of sum 1."""
     if momentum is None:
         return count / (count + 1), 1 / (count + 1)
-    # A Python number stays one: 1 - 0.99 is closer to 0.01 there than in float32.
-    keep = momentum.astype(count.dtype) if isinstance(momentum, Array) else momentum
     if not debias:
-        return keep, 1 - keep
-    # 1 - momentum**k without cancellation; 1 for a momentum of 0, of which no
-    # logarithm is taken.
-    positive = jnp.where(keep > 0, keep, 1)
-    log = jnp.log(positive) if isinstance(momentum, Array) else math.log(keep or 1)
+        return jnp.asarray(momentum.keep), jnp.asarray(momentum.take)
+    keep, take, log = (jnp.asarray(m).astype(count.dtype) for m in momentum)
+    # 1 - momentum**k without cancellation.
     any_seen = (count > 0).astype(count.dtype)
     seen = jnp.where(keep > 0, -jnp.expm1(count * log), any_seen)
     seen_after = jnp.where(keep > 0, -jnp.expm1((count + 1) * log), 1)
-    return keep * seen / seen_after, (1 - keep) / seen_after
+    return keep * seen / seen_after, take / seen_after

@@ -170,5 +170,6 @@ def test_no_more_numbers_than_flax(as_users_run_it, mode, num):
             for module in (BatchNorm, nn.BatchNorm)
         )
     )
-    assert ours[0] == flax[0] == 2 * FEATURES
-    assert ours[1] <= flax[1]
+    # `docs/cost.md` says so.
+    assert ours == [2 * FEATURES, 4 * FEATURES]
+    assert flax == [2 * FEATURES, (5 if mode == "shard_map" else 4) * FEATURES]

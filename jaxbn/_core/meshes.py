@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an array's type says of a mesh: how it is cut, over which axes it varies."""
+
+import contextlib
+import math
+from typing import Any
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float, Shaped
+
+
+def manual_axes() -> tuple[str, ...]:
+    """The mesh axes that an enclosing `shard_map` maps over."""
+    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def varying_axes(x: Shaped[Array, "..."]) -> frozenset[str]:
+    """The mesh axes over which `x` varies."""
+    kind = jax.typeof(x)
+    if hasattr(kind, "vma"):  # before JAX 0.12
+        return frozenset(kind.vma)
+    return frozenset(kind.manual_axis_type.varying)
+
+
+def vary_like(x: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Marks `x` as varying over the mesh axes that `like` varies over.
+
+    JAX would do so wherever the two meet, and transpose each of these places to a
+    `psum`. Changes nothing except under `shard_map(check_vma=True)`.
+    """
+    missing = tuple(sorted(varying_axes(like) - varying_axes(x)))
+    return lax.pcast(x, missing, to="varying") if missing else x
+
+
+def is_cut(x: Shaped[Array, "..."]) -> bool:
+    """Whether `x` is cut over a mesh axis that is part of its type."""
+    return any(part is not None for part in jax.typeof(x).sharding.spec)
+
+
+def cut_like(x: Shaped[Array, "*n"], like: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
+    """Returns `x` cut over the mesh as another array is, where its type says how."""
+    sharding = jax.typeof(like).sharding
+    if sharding.mesh.empty or jax.typeof(x).sharding.spec == sharding.spec:
+        return x
+    return jax.sharding.reshard(x, sharding)
+
+
+def gathered_unless(num: int, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
+    """Returns `x` with its first axis whole, unless each shard has whole parts of it.
+
+    That is, unless `num` parts of equal size can be cut over the mesh as `x` is.
+    """
+    sharding = jax.typeof(x).sharding
+    first, *others = sharding.spec
+    names = (first,) if isinstance(first, str) else first or ()
+    shards = math.prod(sharding.mesh.shape[name] for name in names)
+    if num % shards == 0:
+        return x
+    whole = sharding.update(spec=jax.P(None, *others))
+    return jax.sharding.reshard(x, whole)
+
+
+def in_mesh_of(x: Shaped[Array, "..."]) -> contextlib.AbstractContextManager[Any]:
+    """Sets the mesh that `x` is cut over by its type, unless one is set.
+
+    JAX computes without one, but for some functions under `vmap`.
+    """
+    if is_cut(x) and jax.sharding.get_abstract_mesh().empty:
+        return jax.sharding.use_abstract_mesh(jax.typeof(x).sharding.mesh)
+    return contextlib.nullcontext()
