@@ -64,8 +64,11 @@ def gathered_unless(num: int, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ...
 def in_mesh_of(x: Shaped[Array, "..."]) -> contextlib.AbstractContextManager[Any]:
     """Sets the mesh that `x` is cut over by its type, unless one is set.
 
-    JAX computes without one, but for some functions under `vmap`.
+    JAX computes without one, but for some functions under `vmap`. Where there is no
+    mesh, that is set explicitly, as JAX does in the rule of a derivative: JAX traces
+    again where the one is set and the other is not.
     """
-    if is_cut(x) and jax.sharding.get_abstract_mesh().empty:
-        return jax.sharding.use_abstract_mesh(jax.typeof(x).sharding.mesh)
-    return contextlib.nullcontext()
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty and is_cut(x):
+        mesh = jax.typeof(x).sharding.mesh
+    return jax.sharding.use_abstract_mesh(mesh)

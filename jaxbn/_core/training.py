@@ -59,7 +59,7 @@ from jaxbn._core.layout import (
     vector_dtype,
     zero_where_left_out,
 )
-from jaxbn._core.meshes import vary_like
+from jaxbn._core.meshes import in_mesh_of, vary_like
 from jaxbn._core.pairs import batch_as_pairs, from_pairs, moments_from_pairs
 from jaxbn._core.renorm import Correction, Target, correction
 from jaxbn._core.statistics import batch_statistics, moment_tangents
@@ -101,7 +101,8 @@ def normalize_by_batch(
     def of_part(layout: Layout, part: Batch) -> Result:
         return _normalize(static._replace(layout=layout), part, params, target)
 
-    return by_virtual_batch(of_part, static.layout, batch)
+    with in_mesh_of(batch.x):
+        return by_virtual_batch(of_part, static.layout, batch)
 
 
 def _normalize_complex(
@@ -129,6 +130,7 @@ def _normalize(
     return _forward(static, batch, params, target)[0]
 
 
+@functools.partial(jax.jit, static_argnames="static")
 def _forward(
     static: Static, batch: Batch, params: Params, target: Target | None
 ) -> tuple[Result, Saved]:
