@@ -67,6 +67,10 @@ CASES = [
     Case("same_rank", shape=(6, 4, 5, 3), mask="same_rank"),
     Case("integers", shape=(6, 4, 3), mask="integers"),
     Case("weights", shape=(6, 4, 3), mask="weights"),
+    Case("by_feature", shape=(6, 4, 3), mask="by_feature"),
+    Case("by_feature_weights", (6, 3, 4, 5), axis=(1, 3), mask="by_feature_weights"),
+    Case("by_feature_mean_1e4", (512, 3), mean=1e4, mask="by_feature", residual=True,
+         activation="tanh"),
     Case("weights_residual_relu", (6, 4, 3), -1, mask="weights", residual=True,
          activation="relu"),
     Case("steps_residual_tanh", (6, 4, 3), -1, mask="steps", residual=True,
@@ -109,6 +113,11 @@ def make_mask(case, axes, rng):
         same = {*axes, 0} if kind == "every_example" else axes
         size = [1 if a in same else s for a, s in enumerate(shape)]
         return rng.random(size) < case.density
+    if kind in ("by_feature", "by_feature_weights"):
+        sizes = shape if kind == "by_feature" else (*shape[:-1], 1)
+        mask = rng.random(sizes) < case.density
+        weights = (mask * rng.uniform(0.1, 3.0, mask.shape)).astype(np.float32)
+        return mask if kind == "by_feature" else weights
     by_example = kind in ("examples", "one", "ragged")
     mask = rng.random(shape[:1] if by_example else shape[:-1]) < case.density
     mask.flat[-1:] = True

@@ -28,7 +28,7 @@ class Forward(NamedTuple):
     y: np.ndarray
     mean: np.ndarray
     var: np.ndarray
-    count: float
+    count: float | np.ndarray  # of each feature, where the mask differs between them
 
 
 class Gradients(NamedTuple):
@@ -92,13 +92,13 @@ class BatchNorm:
         self.bias = np.zeros(size) if bias is None else self._flat(bias)
         self.residual = 0 if residual is None else self._rows(residual)
         self.act, self.act_slope, self.act_size = ACTIVATIONS[activation]
-        self.count = self.weights[:, 0].sum() if size else 0.0
-        self.part = self.weights / self.count if self.count else 0 * self.weights
+        self.count = self.weights.sum(0)
+        self.part = self.weights / np.where(self.count > 0, self.count, 1)
         # Relative to one of the values, so that float64 loses nothing at a large mean.
-        first = self.x[np.argmax(self.counts[:, 0])] if self.x.size else 0
+        first = self.x[np.argmax(self.counts, 0), np.arange(size)] if self.x.size else 0
         relative = np.where(self.counts, self.x - first, 0)
         shift = (self.part * relative).sum(0)
-        self.mean = first + shift if self.count else shift
+        self.mean = np.where(self.count > 0, first + shift, shift)
         self.centered = np.where(self.counts, relative - shift, 0)
         self.var = (self.part * self.centered**2).sum(0)
         with np.errstate(divide="ignore"):
@@ -118,6 +118,7 @@ class BatchNorm:
         if not np.issubdtype(mask.dtype, np.floating):
             mask = mask != 0
         mask = mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim))
+        self.by_feature = any(mask.shape[a] > 1 for a in self.matrix.axes)
         return self.matrix.fold(np.broadcast_to(mask.astype(np.float64), shape))
 
     def forward(self):
@@ -127,7 +128,7 @@ class BatchNorm:
             self.matrix.unfold(y),
             self.mean.reshape(back),
             self.var.reshape(back),
-            self.count,
+            self.count.reshape(back) if self.by_feature else self.count.max(initial=0),
         )
 
     def _spread(self):

@@ -35,7 +35,7 @@ class Tolerance(NamedTuple):
         # For float64 the oracle, in float64 too, is no better: four units for one.
         double = case.dtype == "float64"
         working = 4 * unit(np.float64) if double else unit(np.float32)
-        terms = 8 + np.sqrt(max(ref.count, 1))
+        terms = 8 + np.sqrt(np.max(ref.count, initial=1))
         ratio = ref.mean**2 / np.maximum(ref.var + case.epsilon, unit(np.float64))
         condition = 1 + 2 * float(np.max(np.minimum(ratio, LARGE_MEAN), initial=0))
         return cls(working, terms, condition)

@@ -2,12 +2,14 @@
 """Checks of the arrays of a call: `x`, its mask, feature vectors, residual, dtype."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import DTypeLike
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from jaxbn._checks.kinds import is_complex, is_number
 
@@ -57,10 +59,8 @@ def check_features(
             )
 
 
-def check_mask(
-    mask: Shaped[Array, "..."], shape: tuple[int, ...], axes: tuple[int, ...]
-) -> None:
-    """`mask` must say, without regard to the feature, which positions count."""
+def check_mask(mask: Shaped[Array, "..."], shape: tuple[int, ...]) -> None:
+    """`mask` must fit the leading axes of `x`, or broadcast to it."""
     if is_complex(mask.dtype):
         raise TypeError(
             f"`mask` must be bool, int or float, got dtype {mask.dtype}; 0 leaves a "
@@ -74,18 +74,42 @@ def check_mask(
     for a, size in enumerate(mask.shape):
         if size == 1:
             continue
-        if a in axes:
-            raise ValueError(
-                f"`mask` must have size 1 along the feature axis {a} of `x`: it may "
-                f"not vary between features, got shape {mask.shape} for `x` of shape "
-                f"{shape}."
-            )
         if size != shape[a]:
             raise ValueError(
                 "`mask` must have the leading axes of `x`, or the rank of `x` and "
                 f"sizes that broadcast to it, got shape {mask.shape} for `x` of shape "
                 f"{shape}; axis {a} has {size} instead of {shape[a]} or 1."
             )
+
+
+def check_reading(
+    mask: Shaped[Array, "..."], shape: tuple[int, ...], axes: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Returns the shape, of the rank of `x`, by which a layer reads `mask`.
+
+    A mask of lower rank has the leading axes of `x`. Flax would broadcast it as NumPy
+    does: that is read too where it alone fits, and refused where both do. What masks
+    whole features and nothing else is no reading: of these Flax makes NaN.
+    """
+    missing = len(shape) - mask.ndim
+    leading, trailing = (*mask.shape, *[1] * missing), (*[1] * missing, *mask.shape)
+    if missing <= 0 or not _fits(trailing, shape):
+        return leading
+    if all(size == 1 for a, size in enumerate(trailing) if a not in axes):
+        return leading
+    if _fits(leading, shape):
+        raise ValueError(
+            "`mask` must have the rank of `x` where it can be read in two ways, got "
+            f"shape {mask.shape} for `x` of shape {shape}; write `mask.reshape"
+            f"{leading}` for the leading axes of `x`, `mask.reshape{trailing}` for the "
+            "last, as in Flax."
+        )
+    return trailing
+
+
+def _fits(mask: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a mask of the rank of `x` broadcasts to its shape."""
+    return all(size in (1, of_x) for size, of_x in zip(mask, shape, strict=True))
 
 
 def check_residual(residual: Shaped[Array, "..."], x: Shaped[Array, "*n"]) -> None:
@@ -108,6 +132,15 @@ def check_activation(activation: Callable[[Array], Array] | None) -> None:
         )
 
 
+def check_elementwise(result: Shaped[Array, "..."], shape: tuple[int, ...]) -> None:
+    """What an activation returns must have the shape of its argument."""
+    if jnp.shape(result) != shape:
+        raise ValueError(
+            "`activation` must be element-wise, got a result of shape "
+            f"{jnp.shape(result)} for an argument of shape {shape}."
+        )
+
+
 def check_dtype(dtype: DTypeLike, of: DTypeLike = jnp.float32) -> np.dtype:
     """Returns `dtype`, which must be complex where `of` is, and real where it is."""
     result = jnp.dtype(dtype)
@@ -122,26 +155,41 @@ def check_dtype(dtype: DTypeLike, of: DTypeLike = jnp.float32) -> np.dtype:
     return result
 
 
-def check_epsilon(epsilon: float) -> float:
-    """Returns `epsilon`, a finite number that is not negative."""
+def check_epsilon(epsilon: object) -> float | Float[Array, ""]:
+    """Returns `epsilon`, a finite number that is not negative, or traced."""
+    if isinstance(epsilon, Tracer) and epsilon.ndim == 0:
+        return epsilon
+    if isinstance(epsilon, Array | np.ndarray) and epsilon.ndim == 0:
+        epsilon = epsilon.item()
     if not is_number(epsilon):
-        raise TypeError(f"`epsilon` must be a Python number, got {epsilon!r}.")
+        raise TypeError(f"`epsilon` must be a number, got {epsilon!r}.")
     if not (0 <= epsilon < math.inf):
         raise ValueError(f"`epsilon` must be finite and at least 0, got {epsilon}.")
     return float(epsilon)
 
 
-def check_enough_values(
-    shape: tuple[int, ...], axes: tuple[int, ...], virtual_batch_size: int | None
-) -> None:
+def has_one_value(shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
+    """Whether a batch has one value per feature."""
+    return math.prod(size for a, size in enumerate(shape) if a not in axes) == 1
+
+
+def check_enough_values(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
     """A batch that is normalized on its own must have no feature of one value."""
-    sizes = list(shape)
-    if virtual_batch_size is not None:
-        sizes[0] = min(virtual_batch_size, sizes[0])
-    if math.prod(size for a, size in enumerate(sizes) if a not in axes) == 1:
+    if has_one_value(shape, axes):
         raise ValueError(
             f"`x` must have more than one value per feature in training, got shape "
-            f"{tuple(sizes)} with `axis` {axes}: the variance of one value is 0, so "
+            f"{shape} with `axis` {axes}: the variance of one value is 0, so "
             "that the output would be `bias` whatever `x` is. Use a larger (virtual) "
             "batch, or the running averages."
         )
+
+
+def warn_of_one_value(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    """For a layer, which may be called for the sake of shapes alone."""
+    warnings.warn(
+        f"`x` has one value per feature in training, shape {shape} with `axis` {axes}: "
+        "its variance is 0, normalized it is 0 whatever it is, and the running "
+        "statistics are not updated. Use a larger (virtual) batch, or "
+        "`use_running_average=True`.",
+        stacklevel=2,
+    )

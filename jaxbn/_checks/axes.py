@@ -70,6 +70,20 @@ def check_vmap_names(names: tuple[str, ...], mesh_names: tuple[str, ...]) -> Non
             )
 
 
+def check_part_size(virtual_batch_size: object) -> int | None:
+    """Returns `virtual_batch_size`, a positive number or None."""
+    if virtual_batch_size is None:
+        return None
+    if not is_int(virtual_batch_size):
+        raise TypeError(
+            f"`virtual_batch_size` must be an int, got {virtual_batch_size!r}."
+        )
+    size = operator.index(virtual_batch_size)
+    if size < 1:
+        raise ValueError(f"`virtual_batch_size` must be at least 1, got {size}.")
+    return size
+
+
 def check_virtual_batch_size(
     virtual_batch_size: object,
     shape: tuple[int, ...],
@@ -77,17 +91,9 @@ def check_virtual_batch_size(
     batches: Groups,
 ) -> None:
     """It must cut the batch, or the shards of every synchronised batch, evenly."""
+    virtual_batch_size = check_part_size(virtual_batch_size)
     if virtual_batch_size is None:
         return
-    if not is_int(virtual_batch_size):
-        raise TypeError(
-            f"`virtual_batch_size` must be an int, got {virtual_batch_size!r}."
-        )
-    virtual_batch_size = operator.index(virtual_batch_size)
-    if virtual_batch_size < 1:
-        raise ValueError(
-            f"`virtual_batch_size` must be at least 1, got {virtual_batch_size}."
-        )
     if 0 in axes:
         raise ValueError(
             "`virtual_batch_size` cuts axis 0 of `x`, which must not be a feature "

@@ -17,6 +17,18 @@ def check_train_flag(use_running_average: bool | None) -> bool:
     return use_running_average
 
 
+def check_has_count(path: tuple[str, ...], momentum: object) -> None:
+    """A plain average must know how many updates there were."""
+    if momentum is None:
+        place = "".join(f'["{name}"]' for name in ("batch_stats", *path))
+        raise ValueError(
+            f"`variables{place}` must have `count` with `momentum=None`, got `mean` "
+            "and `var` alone, as a layer with a momentum stores them. Say how many "
+            f'updates they stand for: `variables{place}["count"] = '
+            "jnp.full_like(var, 1000)`, or keep a `momentum`."
+        )
+
+
 def check_same_variables(
     given: Mapping[str, Array], module: Mapping[str, Array]
 ) -> None:

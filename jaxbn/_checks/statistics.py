@@ -11,14 +11,14 @@ from jaxbn._checks.kinds import is_complex, is_int, is_number
 
 
 def check_momentum(momentum: object) -> None:
-    """`momentum` must be in [0, 1), None, or traced."""
+    """`momentum` must be in [0, 1], None, or traced."""
     if momentum is None or isinstance(momentum, Array):
         return
     if not is_number(momentum):
         raise TypeError(f"`momentum` must be a number or None, got {momentum!r}.")
-    if not 0 <= momentum < 1:
+    if not 0 <= momentum <= 1:
         raise ValueError(
-            f"`momentum` must be in [0, 1), got {momentum}; it weighs the old value, "
+            f"`momentum` must be in [0, 1], got {momentum}; it weighs the old value, "
             "PyTorch's is 1 minus this."
         )
 

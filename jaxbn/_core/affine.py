@@ -16,24 +16,67 @@ from jaxbn._core.layout import Batch, Layout, Weights, zero_where_left_out
 
 Activation = Callable[[Array], Array]
 
+OF_JAX: tuple[Activation, ...] = (
+    jax.nn.celu,
+    jax.nn.elu,
+    jax.nn.gelu,
+    jax.nn.hard_sigmoid,
+    jax.nn.hard_swish,
+    jax.nn.hard_tanh,
+    jax.nn.leaky_relu,
+    jax.nn.log_sigmoid,
+    jax.nn.mish,
+    jax.nn.relu,
+    jax.nn.relu6,
+    jax.nn.selu,
+    jax.nn.sigmoid,
+    jax.nn.silu,
+    jax.nn.soft_sign,
+    jax.nn.softplus,
+    jax.nn.sparse_plus,
+    jax.nn.sparse_sigmoid,
+    jax.nn.squareplus,
+    jax.nn.tanh,
+    jnp.tanh,
+)
+"""Activations that own no value, and see none but their argument.
+
+Only these are part of the derivative by hand, which computes `z` again instead of
+keeping it. Any other function may own or close over values that have a gradient, or
+that are others at the next call: it is applied to the output, as users would do.
+"""
+
+
+def is_of_jax(activation: Activation | None) -> bool:
+    """Whether an activation can be part of the derivative by hand."""
+    return any(activation is known for known in OF_JAX)
+
 
 class Static(NamedTuple):
     """What is known when a call is traced; hashable."""
 
     layout: Layout
-    epsilon: float
-    activation: Activation | None
+    epsilon: float  # 0 where `Params` has one that is traced
+    activation: Activation | None  # one `OF_JAX`
     dtype: np.dtype  # of the output
 
 
 class Params(NamedTuple):
-    """The learned vectors, None where there is none."""
+    """What the output depends on besides the batch, None where there is none."""
 
     scale: Inexact[Array, "*c"] | None
     bias: Inexact[Array, "*c"] | None
+    epsilon: Float[Array, ""] | None = None
 
 
-def reciprocal_deviation(var: Float[Array, "*c"], epsilon: float) -> Float[Array, "*c"]:
+def epsilon_of(static: Static, params: Params) -> float | Float[Array, ""]:
+    """What is added to the variance."""
+    return static.epsilon if params.epsilon is None else params.epsilon
+
+
+def reciprocal_deviation(
+    var: Float[Array, "*c"], epsilon: float | Float[Array, ""]
+) -> Float[Array, "*c"]:
     r"""$\rho = (v + \epsilon)^{-1/2}$, and 0 where that is not finite."""
     shifted = var + epsilon
     positive = jnp.where(shifted > 0, shifted, 1)  # epsilon may be 0
@@ -98,9 +141,9 @@ def normalize_by_given(
     var: Float[Array, "*c"],
 ) -> Inexact[Array, "*n"]:
     """Normalizes a batch by statistics that do not depend on it: inference."""
-    layout, epsilon, activation, dtype = static
+    layout, _, activation, dtype = static
     x, weights, residual = batch
-    rho = reciprocal_deviation(var, epsilon).astype(mean.dtype)
+    rho = reciprocal_deviation(var, epsilon_of(static, params)).astype(mean.dtype)
     centered = zero_where_left_out(center(x, mean, None, layout), weights)
     if residual is not None:
         residual = zero_where_left_out(residual, weights)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Inexact, Shaped
 
 from jaxbn._checks.kinds import is_complex
@@ -16,7 +17,7 @@ from jaxbn._core.meshes import is_cut
 
 Weights = Bool[Array, "..."] | Float[Array, "..."] | None
 """Which positions count (bool) or how much (float): the rank of `x`, size 1 where it is
-the same for a whole axis; None when all count."""
+the same for a whole axis, mostly so for features; None when all count."""
 
 
 class Batch(NamedTuple):
@@ -52,6 +53,14 @@ class Layout(NamedTuple):
         return math.prod(self.shape[a] for a in self.reduced_axes)
 
     @property
+    def own_batch(self) -> tuple[int, ...] | None:
+        """The shape of what is normalized on its own; None where shards share it."""
+        size = self.virtual_batch_size
+        if size is not None and size <= self.shape[0]:
+            return (size, *self.shape[1:])
+        return self.shape if self.sync is None else None
+
+    @property
     def has_groups(self) -> bool:
         """Whether the shards form several batches."""
         return self.sync is not None and self.sync.groups is not None
@@ -63,7 +72,17 @@ class Layout(NamedTuple):
             return (self.num_values,)
         return tuple(self.num_values * len(batch) for batch in self.sync.batches)
 
-    def repeats_of(self, weights: Shaped[Array, "..."]) -> int:
+    def count(
+        self, weights: Bool[Array, "..."] | Float[Array, "..."], dtype: DTypeLike
+    ) -> Float[Array, "..."]:
+        """Sums a feature's weights: one number, or one for each where they differ."""
+        repeats = self._repeats_of(weights)
+        if all(weights.shape[a] == 1 for a in self.feature_axes):
+            return jnp.sum(weights, dtype=dtype) * repeats
+        counts = jnp.sum(weights, axis=self.reduced_axes, dtype=dtype) * repeats
+        return jnp.broadcast_to(counts, self.features)
+
+    def _repeats_of(self, weights: Shaped[Array, "..."]) -> int:
         """How many values of a feature share one weight."""
         alike = zip(self.shape, weights.shape, strict=True)
         shape = tuple(size if along == 1 else 1 for size, along in alike)

@@ -36,8 +36,6 @@ def merge_stacked(moments: Moments, axis: int) -> Moments:
     if not jnp.iscomplexobj(mean):
         return merge(moments, axis)
     pairs, shared = as_pairs(mean), jnp.stack([var, jnp.zeros_like(var)], axis=-1)
-    per_feature = count.ndim == var.ndim
-    if per_feature:
+    if count.ndim == var.ndim:
         count = jnp.stack([count, count], axis=-1)
-    merged = moments_from_pairs(merge(Moments(pairs, shared, count), axis))
-    return merged._replace(count=merged.count[..., 0]) if per_feature else merged
+    return moments_from_pairs(merge(Moments(pairs, shared, count), axis))

@@ -36,4 +36,7 @@ def weights_of_pairs(weights: Weights) -> Weights:
 
 def moments_from_pairs(moments: Moments) -> Moments:
     """A complex mean, and one variance for both parts."""
-    return Moments(from_pairs(moments.mean), moments.var.sum(-1), moments.count)
+    mean, var, count = moments
+    if count.ndim == var.ndim:  # one for each feature, the same for both parts
+        count = count[..., 0]
+    return Moments(from_pairs(mean), var.sum(-1), count)

@@ -47,7 +47,7 @@ def correction(
     shift: Float[Array, "*c"],
     var: Float[Array, "*c"],
     target: Target,
-    epsilon: float,
+    epsilon: float | Float[Array, ""],
 ) -> Correction:
     """Returns r and d for a batch whose mean is anchor + shift."""
     running = jnp.sqrt(target.var + epsilon)

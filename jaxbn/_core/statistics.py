@@ -41,7 +41,7 @@ class Statistics(NamedTuple):
     anchor: Float[Array, "*gc"]
     shift: Float[Array, "*gc"]
     var: Float[Array, "*gc"]
-    count: Float[Array, "*g"]
+    count: Float[Array, "..."]
 
     @property
     def moments(self) -> Moments:
@@ -136,6 +136,8 @@ def _by_sums(
             again = xla.subtract_again(x.astype(pivot.dtype), pivot, layout.expand)
         # Sums of parts of a mean: none overflows whose mean does not.
         own_share = share_of_one(own_count, weights, layout, 0)
+        if isinstance(own_share, Array) and own_share.ndim:  # one for each feature
+            own_share = layout.expand(own_share)
         parts = centered * own_share, lax.square(again) * own_share
         sums = tuple(layout.total(weigh(part, weights)) for part in parts)
         distance, mean_square = sum_together(sums, sync)
@@ -182,15 +184,15 @@ def _of_all_shards(
     sums: tuple[Float[Array, "*c"], Float[Array, "*c"]],
     weights: Weights,
     layout: Layout,
-) -> tuple[Float[Array, "*gc"], Float[Array, "*gc"], Float[Array, "*g"]]:
+) -> tuple[Float[Array, "*gc"], Float[Array, "*gc"], Float[Array, "..."]]:
     """The two sums of all shards, and the count, stacked by group."""
     dtype = sums[0].dtype
     if weights is None:
         counts = layout.counts if layout.has_groups else layout.counts[0]
         first, second = sum_together(sums, layout.sync)
         return first, second, jnp.asarray(counts, dtype)
-    count = jnp.sum(weights, dtype=dtype) * layout.repeats_of(weights)
-    first, second, count = sum_together((*sums, count), layout.sync)
+    counts = layout.count(weights, dtype)
+    first, second, count = sum_together((*sums, counts), layout.sync)
     return first, second, count
 
 
@@ -246,7 +248,7 @@ def merge_about(
 def moment_tangents(
     centered: Float[Array, "*n"],
     x_dot: Float[Array, "*n"],
-    count: Float[Array, "*g"],
+    count: Float[Array, "..."],
     weights: Weights,
     layout: Layout,
 ) -> tuple[Float[Array, "*gc"], Float[Array, "*gc"]]:
@@ -266,7 +268,7 @@ def moment_tangents(
 
 
 def share_of_one(
-    count: Float[Array, "*g"], weights: Weights, layout: Layout, ndim: int
+    count: Float[Array, "..."], weights: Weights, layout: Layout, ndim: int
 ) -> float | Float[Array, "..."]:
     """1 / count, of a rank; a number where all values count and there is one group."""
     if weights is None and not layout.has_groups:
@@ -283,6 +285,6 @@ def reciprocal(count: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(count > 0, lax.integer_pow(positive, -1), 0)
 
 
-def expand_last(x: Float[Array, "*g"], ndim: int) -> Float[Array, "..."]:
+def expand_last(x: Float[Array, "..."], ndim: int) -> Float[Array, "..."]:
     """Appends axes of size 1, up to a rank."""
     return lax.expand_dims(x, tuple(range(x.ndim, ndim)))

@@ -7,7 +7,8 @@ deviation $\rho = (v + \epsilon)^{-1/2}$, and per feature
 $$z_i = \gamma\rho\,c_i + \beta + r_i, \qquad y_i = a(z_i),$$
 
 tangents $\dot x, \dot\gamma, \dot\beta, \dot r$ give those of mean and variance,
-$\dot\mu, \dot v$ (see `moment_tangents`), hence $\dot\rho = -\rho^3 \dot v / 2$ and
+$\dot\mu, \dot v$ (see `moment_tangents`), hence $\dot\rho = -\rho^3 \dot v / 2$ (with
+$\dot v + \dot\epsilon$ where $\epsilon$ is traced) and
 
 $$\dot z_i = \gamma\rho\,\dot x_i
     + \underbrace{(\dot\gamma\rho - \tfrac12\gamma\rho^3\dot v)}_{\textstyle\dot s}\,c_i
@@ -47,6 +48,7 @@ from jaxbn._core.affine import (
     activate,
     affine,
     center,
+    epsilon_of,
     reciprocal_deviation,
     slope_of,
 )
@@ -75,7 +77,7 @@ class Saved(NamedTuple):
     anchor: Float[Array, "*c"]  # the mean is the sum of these two
     shift: Float[Array, "*c"]
     rho: Float[Array, "*c"]
-    count: Float[Array, "*g"]
+    count: Float[Array, "..."]
     scale: Float[Array, "*c"] | None
     bias: Float[Array, "*c"] | None  # where an activation needs z again
     residual: Float[Array, "*n"] | None  # likewise, unless `output` tells enough
@@ -110,9 +112,11 @@ def _normalize_complex(
 ) -> tuple[Inexact[Array, "*n"], Moments]:
     """Normalizes the parts of the numbers as pairs; what mixes them comes after."""
     layout, epsilon, activation, dtype = static
+    scale, bias, traced = params
     pairs = Static(layout.of_pairs, epsilon, None, compute_dtype(batch.x))
-    y, moments = normalize_by_batch(pairs, batch_as_pairs(batch), Params(None, None))
-    scale, bias = params
+    y, moments = normalize_by_batch(
+        pairs, batch_as_pairs(batch), Params(None, None, traced)
+    )
     if scale is None:
         scale = jnp.ones(layout.features, vector_dtype(batch.x))
     residual = batch.residual
@@ -135,9 +139,10 @@ def _forward(
     static: Static, batch: Batch, params: Params, target: Target | None
 ) -> tuple[Result, Saved]:
     """Returns the result and what the derivative needs."""
-    layout, epsilon, activation, dtype = static
-    (x, weights, residual), (scale, bias) = batch, params
-    statistics = batch_statistics(x, weights, layout, epsilon)
+    layout, known, activation, dtype = static
+    (x, weights, residual), (scale, bias, _) = batch, params
+    epsilon = epsilon_of(static, params)
+    statistics = batch_statistics(x, weights, layout, known)
     anchor, shift, var = own(statistics[:3], layout.sync)
     var = layout.pool(var)
     rho = reciprocal_deviation(var, epsilon)
@@ -193,7 +198,7 @@ def _tangent(
 ) -> Result:
     """Returns the tangents of output and moments; linear in the other tangents."""
     layout, working = static.layout, saved.anchor.dtype
-    scale_dot, bias_dot = params_dot
+    scale_dot, bias_dot, epsilon_dot = params_dot
     x_dot = x_dot.astype(working)
     centered = zero_where_left_out(
         center(saved.x, saved.anchor, saved.shift, layout), saved.weights
@@ -201,6 +206,8 @@ def _tangent(
     all_dot = moment_tangents(centered, x_dot, saved.count, saved.weights, layout)
     mean_dot, half_dot = own(all_dot, layout.sync)
     half_dot = layout.pool(half_dot)
+    if epsilon_dot is not None:
+        half_dot = half_dot + epsilon_dot / 2
     if saved.corrected is not None and scale_dot is not None:
         bias_dot = saved.corrected.of_bias(scale_dot, bias_dot)
         scale_dot = saved.corrected.of_scale(scale_dot)

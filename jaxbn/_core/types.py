@@ -23,13 +23,14 @@ class Moments(NamedTuple):
     Attributes:
         mean: the mean of the values that count, per feature; complex where they are.
         var: their mean squared deviation (biased), per feature, at least 0.
-        count: the number or the weight of the values per feature. The same for every
-            feature, so that its shape has no feature axes.
+        count: the number or the weight of the values per feature. Mostly the same for
+            every feature, so that its shape has no feature axes; of those of `mean`
+            where the mask differs between features.
     """
 
     mean: Inexact[Array, "*gc"]
     var: Float[Array, "*gc"]
-    count: Float[Array, "*g"]
+    count: Float[Array, "..."]
 
 
 class RunningStats(NamedTuple):

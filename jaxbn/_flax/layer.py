@@ -11,12 +11,20 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, Shaped
 
+from jaxbn._checks.arrays import (
+    check_activation,
+    check_epsilon,
+    has_one_value,
+    warn_of_one_value,
+)
+from jaxbn._checks.axes import check_part_size
 from jaxbn._checks.kinds import is_complex
-from jaxbn._core.affine import Activation, normalize_by_given
+from jaxbn._checks.statistics import check_momentum
+from jaxbn._core.affine import Activation
 from jaxbn._core.moments import batch_moments
 from jaxbn._core.types import Moments, RunningStats
 from jaxbn._flax.records import LayerState, add_to_record
-from jaxbn._functions.batch_norm import train
+from jaxbn._functions.batch_norm import normalize_by_own
 from jaxbn._functions.lifting import (
     Lifted,
     lift,
@@ -25,8 +33,12 @@ from jaxbn._functions.lifting import (
     lift_target,
 )
 from jaxbn._functions.moments import merge_moments
+from jaxbn._functions.normalize import normalize_by
 from jaxbn._functions.running_stats import init_running_stats, update_running_stats
 from jaxbn._functions.settings import BatchSettings, RenormSettings, UpdateSettings
+
+SETTLED = 2.0**24
+"""Updates after which nothing is left of the start; float32 counts no further."""
 
 
 @runtime_checkable
@@ -34,13 +46,13 @@ class Fields(Protocol):
     """The fields of a module, Linen's or NNX's, that decide what a call does."""
 
     axis: int | Sequence[int]
-    epsilon: float
+    epsilon: float | Float[Array, ""]
     dtype: DTypeLike | None
     axis_name: str | Sequence[str] | None
     axis_index_groups: Sequence[Sequence[int]] | None
     virtual_batch_size: int | None
     activation: Activation | None
-    momentum: float | None
+    momentum: float | Float[Array, ""] | None
     unbiased: bool
     debias: bool
 
@@ -61,6 +73,14 @@ class LiftedCall(NamedTuple):
     renorm: RenormSettings | None
     use_running_average: bool
     update_stats: bool
+
+
+def check_fields(layer: Fields) -> None:
+    """Checks what can be known of the fields before a call."""
+    check_momentum(layer.momentum)
+    check_epsilon(layer.epsilon)
+    check_part_size(layer.virtual_batch_size)
+    check_activation(layer.activation)
 
 
 def settings_of(layer: Fields) -> BatchSettings:
@@ -102,7 +122,7 @@ def start_for(dtype: DTypeLike, num_features: int | Sequence[int]) -> RunningSta
 
 def lift_call(
     layer: Fields,
-    x: Inexact[Array, "*n"],
+    x: Shaped[Array, "*n"],
     *,
     mask: Shaped[Array, "..."] | None,
     residual: Inexact[Array, "*n"] | None,
@@ -118,13 +138,15 @@ def lift_call(
     """
     if update_stats is None:
         update_stats = not use_running_average
+    if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool:
+        x = x.astype(jnp.float32)
     settings = settings_of(layer)
     if use_running_average and not update_stats:
         settings = settings.without_statistics
     update = UpdateSettings(
         momentum=layer.momentum, unbiased=layer.unbiased, debias=layer.debias
     )
-    lifted = lift(x, settings, mask=mask, residual=residual)
+    lifted = lift(x, settings, mask=mask, residual=residual, flax_mask=True)
     return LiftedCall(lifted, update, renorm, use_running_average, update_stats)
 
 
@@ -133,26 +155,34 @@ def call_layer(
     scale: Inexact[Array, "*c"] | None,
     bias: Inexact[Array, "*c"] | None,
     state: LayerState,
+    given: Sequence[Inexact[Array, "*c"]] | None = None,
 ) -> tuple[Inexact[Array, "*n"], LayerState | None]:
     """Normalizes the batch; returns the output, and the new state if there is one.
 
-    Where the state has a record, the moments go there instead of to the running
+    Inference is by the given mean and variance, if there are any, else by those of the
+    state. Where the state has a record, the moments go there instead of to the running
     statistics.
     """
     lifted, update, renorm, use_running_average, update_stats = call
     if update_stats and state.layerwise:
         use_running_average = True
+    elif update_stats or not use_running_average:
+        own_batch, axes = lifted.layout.own_batch, lifted.layout.feature_axes
+        if own_batch is not None and has_one_value(own_batch, axes):
+            warn_of_one_value(own_batch, axes)
+            update_stats = False
     params = lift_params(lifted, scale, bias)
-    mean, var = lift_statistics(lifted, state.mean, state.var)
     moments = None
     if use_running_average:
-        y = normalize_by_given(*lifted, params, mean, var)
+        statistics = lift_statistics(lifted, *(given or state[:2]))
+        y = normalize_by(lifted, params, *statistics)
         if update_stats:
             moments = batch_moments(lifted.layout, lifted.batch)
-    elif renorm is None:
-        y, moments = train(lifted, params)
     else:
-        y, moments = train(lifted, params, lift_target(lifted, state.stats, renorm))
+        target = None
+        if renorm is not None:
+            target = lift_target(lifted, state.stats, renorm)
+        y, moments = normalize_by_own(lifted, params, target)
     if moments is None or not update_stats:
         return y, None
     if lifted.layout.virtual_batch_size is not None:
@@ -167,10 +197,30 @@ def _updated(
     if state.record is not None:
         return state._replace(record=add_to_record(state.record, moments))
     stats = update_running_stats(
-        state.stats,
+        _with_known_count(state, settings.momentum),
         moments,
         momentum=settings.momentum,
         unbiased=settings.unbiased,
         debias=settings.debias,
     )
     return state.with_stats(stats)
+
+
+def _with_known_count(
+    state: LayerState, momentum: float | Float[Array, ""] | None
+) -> RunningStats:
+    """The running statistics, where they are no start with the count of no start.
+
+    They were loaded, from a layer that does not count. With a momentum they are taken
+    for settled, and updated as that layer would have updated them; the plain average
+    of all updates takes them for one.
+    """
+    stats = state.stats
+    if state.count is None:
+        return stats
+    at_start = (stats.mean == 0) & (stats.var == 1)
+    if not stats.count.ndim:
+        at_start = jnp.all(at_start)
+    loaded = (stats.count == 0) & ~at_start
+    known = jnp.asarray(1 if momentum is None else SETTLED, stats.count.dtype)
+    return stats._replace(count=jnp.where(loaded, known, stats.count))

@@ -10,10 +10,13 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, Shaped
 
+from jaxbn._checks.models import check_has_count
+from jaxbn._checks.statistics import check_renorm
 from jaxbn._core.affine import Activation
 from jaxbn._core.moments import batch_moments
 from jaxbn._flax.layer import (
     call_layer,
+    check_fields,
     counts_updates,
     lift_call,
     renorm_of,
@@ -83,8 +86,8 @@ class BatchNorm(nn.Module):
 
     use_running_average: bool | None = None
     axis: int | Sequence[int] = -1
-    momentum: float | None = 0.99
-    epsilon: float = 1e-5
+    momentum: float | Float[Array, ""] | None = 0.99
+    epsilon: float | Float[Array, ""] = 1e-5
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     use_bias: bool = True
@@ -93,15 +96,22 @@ class BatchNorm(nn.Module):
     scale_init: Initializer = nn.initializers.ones
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Sequence[Sequence[int]] | None = None
+    use_fast_variance: bool = True
+    force_float32_reductions: bool = True
     virtual_batch_size: int | None = None
     unbiased: bool = False
     debias: bool = False
     activation: Activation | None = None
 
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        super().__post_init__()
+        check_fields(self)
+
     @nn.compact
     def __call__(
         self,
-        x: Inexact[Array, "*n"],
+        x: Shaped[Array, "*n"],
         use_running_average: bool | None = None,
         *,
         mask: Shaped[Array, "..."] | None = None,
@@ -142,7 +152,7 @@ class BatchNorm(nn.Module):
 
 def _call(
     norm: BatchNorm,
-    x: Inexact[Array, "*n"],
+    x: Shaped[Array, "*n"],
     use_running_average: bool | None,
     mask: Shaped[Array, "..."] | None,
     residual: Inexact[Array, "*n"] | None,
@@ -169,11 +179,15 @@ def _call(
     )
     layout, batch = call.lifted.layout, call.lifted.batch
     start = start_for(batch.x.dtype, layout.features)
+    has = partial(norm.has_variable, "batch_stats")
+    counts = counts_updates(norm)
+    if counts and has("mean") and not has("count"):
+        counts = call.update_stats  # inference does not need the count
+        if counts:
+            check_has_count(norm.path, norm.momentum)
     variables = {
         name: norm.variable("batch_stats", name, getattr, start, name)
-        for name in names_of_state(
-            counts=counts_updates(norm), has=partial(norm.has_variable, "batch_stats")
-        )
+        for name in names_of_state(counts=counts, has=has)
     }
     scale = bias = None
     if norm.use_scale:
@@ -181,10 +195,10 @@ def _call(
     if norm.use_bias:
         bias = norm.param("bias", norm.bias_init, layout.features, norm.param_dtype)
     state = LayerState.from_variables({k: v.value for k, v in variables.items()})
+    given = None
     if initializing and not use_running_average:
-        moments = batch_moments(layout, batch)
-        state = state._replace(mean=moments.mean, var=moments.var)
-    y, new = call_layer(call, scale, bias, state)
+        given = batch_moments(layout, batch)[:2]
+    y, new = call_layer(call, scale, bias, state, given)
     if new is not None:
         for name, value in new.as_variables().items():
             variables[name].value = value
@@ -225,6 +239,11 @@ class BatchRenorm(BatchNorm):
 
     max_scale: float = 3.0
     max_shift: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        super().__post_init__()
+        check_renorm(self.max_scale, self.max_shift)
 
     @nn.compact
     def __call__(

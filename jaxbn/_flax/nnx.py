@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch norm as a Flax NNX module: its state; the arithmetic is in the core."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -15,9 +15,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, Shaped
 
 from jaxbn._checks.models import check_train_flag
+from jaxbn._checks.statistics import check_renorm
 from jaxbn._core.affine import Activation
 from jaxbn._flax.layer import (
     call_layer,
+    check_fields,
     counts_updates,
     lift_call,
     renorm_of,
@@ -25,6 +27,8 @@ from jaxbn._flax.layer import (
 )
 from jaxbn._flax.records import LayerState, names_of_state
 from jaxbn._functions.settings import RenormSettings
+
+PromoteDtype = Callable[..., tuple[Any, ...]]
 
 
 class BatchNorm(nnx.Module):
@@ -86,8 +90,8 @@ class BatchNorm(nnx.Module):
         *,
         use_running_average: bool | None = False,
         axis: int | Sequence[int] = -1,
-        momentum: float | None = 0.99,
-        epsilon: float = 1e-5,
+        momentum: float | Float[Array, ""] | None = 0.99,
+        epsilon: float | Float[Array, ""] = 1e-5,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         use_bias: bool = True,
@@ -96,6 +100,8 @@ class BatchNorm(nnx.Module):
         scale_init: Initializer = initializers.ones,
         axis_name: str | Sequence[str] | None = None,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
+        use_fast_variance: bool = True,
+        promote_dtype: PromoteDtype | None = None,
         virtual_batch_size: int | None = None,
         unbiased: bool = False,
         debias: bool = False,
@@ -122,8 +128,12 @@ class BatchNorm(nnx.Module):
         self.param_dtype = param_dtype
         self.use_bias = use_bias
         self.use_scale = use_scale
+        self.bias_init = bias_init
+        self.scale_init = scale_init
         self.axis_name = axis_name
         self.axis_index_groups = axis_index_groups
+        self.use_fast_variance = use_fast_variance
+        self.promote_dtype = promote_dtype
         self.virtual_batch_size = virtual_batch_size
         self.unbiased = unbiased
         self.debias = debias
@@ -132,10 +142,11 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(start.var)
         if counts_updates(self):
             self.count = nnx.BatchStat(start.count)
+        check_fields(self)
 
     def __call__(
         self,
-        x: Inexact[Array, "*n"],
+        x: Shaped[Array, "*n"],
         use_running_average: bool | None = None,
         *,
         mask: Shaped[Array, "..."] | None = None,
@@ -166,7 +177,7 @@ class BatchNorm(nnx.Module):
         """Used by `nnx.view`: another module on the same variables.
 
         Args:
-            use_running_average: as that of the constructor.
+          use_running_average: as that of the constructor.
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
@@ -174,7 +185,7 @@ class BatchNorm(nnx.Module):
 
 def _call(
     norm: BatchNorm,
-    x: Inexact[Array, "*n"],
+    x: Shaped[Array, "*n"],
     use_running_average: bool | None,
     mask: Shaped[Array, "..."] | None,
     residual: Inexact[Array, "*n"] | None,
@@ -184,6 +195,12 @@ def _call(
     """A call of either module: reads its variables, and writes them."""
     if use_running_average is None:
         use_running_average = check_train_flag(norm.use_running_average)
+    scale, bias = (None if p is None else p[...] for p in (norm.scale, norm.bias))
+    given = None
+    if norm.promote_dtype is not None:
+        arrays = x, norm.mean[...], norm.var[...], scale, bias
+        arrays = norm.promote_dtype(arrays, dtype=norm.dtype)
+        x, *given, scale, bias = arrays
     call = lift_call(
         norm,
         x,
@@ -195,9 +212,8 @@ def _call(
     )
     names = names_of_state(counts=counts_updates(norm), has=partial(hasattr, norm))
     variables = {name: getattr(norm, name) for name in names}
-    scale, bias = (None if p is None else p[...] for p in (norm.scale, norm.bias))
     state = LayerState.from_variables({k: v[...] for k, v in variables.items()})
-    y, new = call_layer(call, scale, bias, state)
+    y, new = call_layer(call, scale, bias, state, given)
     if new is not None:
         for name, value in new.as_variables().items():
             variables[name].set_value(value)
@@ -239,6 +255,7 @@ class BatchRenorm(BatchNorm):
         **fields: Any,
     ):
         """Makes parameters and running statistics."""
+        check_renorm(max_scale, max_shift)
         super().__init__(num_features, rngs=rngs, **fields)
         self.max_scale = max_scale
         self.max_shift = max_shift

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Inexact, Shaped
 
 from jaxbn._checks.arrays import check_enough_values
 from jaxbn._core.affine import Activation, Params
+from jaxbn._core.layout import Layout
 from jaxbn._core.renorm import Target
 from jaxbn._core.training import normalize_by_batch
 from jaxbn._core.types import Moments, RunningStats
@@ -113,7 +114,8 @@ def batch_norm(
         dtype=dtype,
     )
     lifted = lift(x, settings, mask=mask, residual=residual)
-    return train(lifted, lift_params(lifted, scale, bias))
+    _check_own_batch(lifted.layout)
+    return normalize_by_own(lifted, lift_params(lifted, scale, bias))
 
 
 def batch_renorm(
@@ -202,19 +204,22 @@ def batch_renorm(
     lifted = lift(x, settings, mask=mask, residual=residual)
     limits = RenormSettings(max_scale=max_scale, max_shift=max_shift)
     target = lift_target(lifted, stats, limits)
-    return train(lifted, lift_params(lifted, scale, bias), target)
+    _check_own_batch(lifted.layout)
+    return normalize_by_own(lifted, lift_params(lifted, scale, bias), target)
 
 
-def train(
+def _check_own_batch(layout: Layout) -> None:
+    """Of shards that share a batch it is not known how many values there are."""
+    if layout.own_batch is not None:
+        check_enough_values(layout.own_batch, layout.feature_axes)
+
+
+def normalize_by_own(
     lifted: Lifted, params: Params, target: Target | None = None
 ) -> tuple[Inexact[Array, "*n"], Moments]:
     """Normalizes a lifted batch by its own moments, corrected where there is a target.
 
-    Training alone needs more than one value per feature: this is its check.
+    The moments are returned too.
     """
-    layout = lifted.layout
-    part_size = layout.virtual_batch_size
-    within_shard = part_size is not None and part_size <= layout.shape[0]
-    if layout.sync is None or within_shard:
-        check_enough_values(layout.shape, layout.feature_axes, part_size)
-    return normalize_by_batch(*lifted, params, target)
+    y, moments = normalize_by_batch(lifted.static, lifted.batch, params, target)
+    return lifted.activate(y), moments

@@ -12,10 +12,12 @@ from jaxtyping import Array, Float, Inexact, Shaped
 from jaxbn._checks.arrays import (
     check_activation,
     check_dtype,
+    check_elementwise,
     check_epsilon,
     check_features,
     check_inexact,
     check_mask,
+    check_reading,
     check_real,
     check_residual,
 )
@@ -27,9 +29,16 @@ from jaxbn._checks.axes import (
     check_vmap_names,
 )
 from jaxbn._checks.statistics import check_renorm
-from jaxbn._core.affine import Params, Static
+from jaxbn._core.affine import Activation, Params, Static, is_of_jax
 from jaxbn._core.collectives import Sync
-from jaxbn._core.layout import Batch, Layout, Weights, compute_dtype, vector_dtype
+from jaxbn._core.layout import (
+    Batch,
+    Layout,
+    Weights,
+    compute_dtype,
+    vector_dtype,
+    zero_where_left_out,
+)
 from jaxbn._core.meshes import manual_axes, varying_axes
 from jaxbn._core.renorm import Target
 from jaxbn._core.types import RunningStats
@@ -41,11 +50,22 @@ class Lifted(NamedTuple):
 
     static: Static
     batch: Batch
+    epsilon: Float[Array, ""] | None  # where it is traced
+    activation: Activation | None  # where it is no part of the derivative
+    dtype: np.dtype  # of the output after it
 
     @property
     def layout(self) -> Layout:
         """Axes, shape, and who shares statistics."""
         return self.static.layout
+
+    def activate(self, y: Inexact[Array, "*n"]) -> Inexact[Array, "*n"]:
+        """Applies an activation that may own or close over values."""
+        if self.activation is None:
+            return y
+        result = jnp.asarray(self.activation(y))
+        check_elementwise(result, y.shape)
+        return zero_where_left_out(result.astype(self.dtype), self.batch.weights)
 
 
 def lift(
@@ -54,8 +74,12 @@ def lift(
     *,
     mask: Shaped[Array, "..."] | None = None,
     residual: Inexact[Array, "*n"] | None = None,
+    flax_mask: bool = False,
 ) -> Lifted:
-    """Checks and lifts all of a call that does not come one value per feature."""
+    """Checks and lifts all of a call that does not come one value per feature.
+
+    With `flax_mask` the mask may be of a shape that only Flax takes.
+    """
     check_inexact(x)
     axes = check_axis(settings.axis, x.shape)
     sync = _lift_sync(settings.axis_name, settings.axis_index_groups)
@@ -71,9 +95,19 @@ def lift(
         check_residual(residual, x)
     x = jnp.asarray(x)
     layout = Layout(x.shape, axes, sync, settings.virtual_batch_size)
-    weights = _lift_mask(mask, layout, compute_dtype(x))
-    static = Static(layout, epsilon, settings.activation, dtype)
-    return Lifted(static, Batch(x, weights, residual))
+    if mask is not None and flax_mask:
+        mask = jnp.asarray(mask)
+        mask = mask.reshape(check_reading(mask, x.shape, axes))
+    batch = Batch(x, _lift_mask(mask, layout, compute_dtype(x)), residual)
+    known, traced = (0.0, epsilon) if isinstance(epsilon, Array) else (epsilon, None)
+    if traced is not None:
+        traced = traced.astype(compute_dtype(x))
+    if settings.activation is None or is_of_jax(settings.activation):
+        static = Static(layout, known, settings.activation, dtype)
+        return Lifted(static, batch, traced, None, dtype)
+    # The activation gets what it would within: nothing is rounded before it.
+    static = Static(layout, known, None, vector_dtype(x))
+    return Lifted(static, batch, traced, settings.activation, dtype)
 
 
 def lift_params(
@@ -88,6 +122,7 @@ def lift_params(
     return Params(
         None if scale is None else jnp.asarray(scale, dtype),
         None if bias is None else jnp.asarray(bias, dtype),
+        lifted.epsilon,
     )
 
 
@@ -137,7 +172,7 @@ def _lift_mask(
     if mask is None:
         return None
     mask = jnp.asarray(mask)
-    check_mask(mask, layout.shape, layout.feature_axes)
+    check_mask(mask, layout.shape)
     if jnp.issubdtype(mask.dtype, jnp.floating):
         weights = lax.stop_gradient(mask.astype(dtype))
     else:

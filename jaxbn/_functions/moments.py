@@ -92,8 +92,8 @@ def compute_moments(
         axis_name=axis_name,
         axis_index_groups=axis_index_groups,
     )
-    static, batch = lift(x, settings, mask=mask)
-    return batch_moments(static.layout, batch)
+    lifted = lift(x, settings, mask=mask)
+    return batch_moments(lifted.layout, lifted.batch)
 
 
 def merge_moments(moments: Moments, *, axis: int = 0) -> Moments:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, Shaped
 
-from jaxbn._core.affine import Activation, normalize_by_given
-from jaxbn._functions.lifting import lift, lift_params, lift_statistics
+from jaxbn._core.affine import Activation, Params, normalize_by_given
+from jaxbn._functions.lifting import Lifted, lift, lift_params, lift_statistics
 from jaxbn._functions.settings import BatchSettings
 
 
@@ -74,4 +74,12 @@ def normalize(
     )
     lifted = lift(x, settings, mask=mask, residual=residual)
     statistics = lift_statistics(lifted, mean, var)
-    return normalize_by_given(*lifted, lift_params(lifted, scale, bias), *statistics)
+    return normalize_by(lifted, lift_params(lifted, scale, bias), *statistics)
+
+
+def normalize_by(
+    lifted: Lifted, params: Params, mean: Inexact[Array, "*c"], var: Float[Array, "*c"]
+) -> Inexact[Array, "*n"]:
+    """Normalizes a lifted batch by lifted statistics."""
+    y = normalize_by_given(lifted.static, lifted.batch, params, mean, var)
+    return lifted.activate(y)

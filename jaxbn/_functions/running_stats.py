@@ -72,7 +72,7 @@ def update_running_stats(
     all updates so far: `new = old + (batch - old) / (count + 1)`. With `debias` they
     are the average of the batches alone, with weights momentum**age: from the first
     update on, the initial 0 and 1 have no weight. The momentum of update k + 1 is then
-    $m (1 - m^k) / (1 - m^{k+1})$. Numerics:
+    $m (1 - m^k) / (1 - m^{k+1})$; at $m = 1$ this is the plain average. Numerics:
 
     - arithmetic and result have the dtype of `stats`, whatever the dtype of `moments`,
       so that `stats` can be the carry of `lax.scan`;
@@ -84,7 +84,7 @@ def update_running_stats(
         stats: the statistics so far, each of shape `(*c)`; one `count` for all
             features is taken too, and grows unless no feature is updated.
         moments: this batch's, of the same shape; no gradient flows through them.
-        momentum: the weight of the old value, in [0, 1), or None for the plain average;
+        momentum: the weight of the old value, in [0, 1], or None for the plain average;
             may be traced.
         unbiased: store the variance times count / (count - 1) (Bessel's correction, as
             in PyTorch; not applied at a count of 1 or less).
@@ -97,7 +97,7 @@ def update_running_stats(
 
     Raises:
         TypeError: `momentum` is not a number.
-        ValueError: `momentum` is outside [0, 1), or the shapes differ.
+        ValueError: `momentum` is outside [0, 1], or the shapes differ.
 
     Example:
         >>> import jax.numpy as jnp
@@ -187,8 +187,8 @@ def _weights(
     if not debias:
         return jnp.asarray(momentum.keep), jnp.asarray(momentum.take)
     keep, take, log = (jnp.asarray(m).astype(count.dtype) for m in momentum)
-    # 1 - momentum**k without cancellation.
-    any_seen = (count > 0).astype(count.dtype)
-    seen = jnp.where(keep > 0, -jnp.expm1(count * log), any_seen)
-    seen_after = jnp.where(keep > 0, -jnp.expm1((count + 1) * log), 1)
-    return keep * seen / seen_after, take / seen_after
+    # 1 - momentum**k without cancellation; of momenta 0 and 1 the limits.
+    seen = jnp.where(keep < 1, -jnp.expm1(count * log), count)
+    seen_after = jnp.where(keep < 1, -jnp.expm1((count + 1) * log), count + 1)
+    seen_after = jnp.where(keep > 0, seen_after, 1)
+    return keep * seen / seen_after, jnp.where(keep < 1, take, 1) / seen_after

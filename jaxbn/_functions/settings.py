@@ -17,7 +17,7 @@ class BatchSettings(NamedTuple):
     """How a batch is cut and normalized."""
 
     axis: int | Sequence[int] = -1
-    epsilon: float = 1e-5
+    epsilon: float | Float[Array, ""] = 1e-5
     virtual_batch_size: int | None = None
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Sequence[Sequence[int]] | None = None

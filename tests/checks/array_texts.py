@@ -106,11 +106,14 @@ ERRORS = [
         ),
     ),
     (
-        lambda: jaxbn.batch_norm(X, mask=jnp.ones(X.shape, bool)),
+        lambda: BatchNorm(use_running_average=True).init(
+            jax.random.key(0), jnp.ones((4, 4, 3)), mask=jnp.ones((4, 1))
+        ),
         ValueError,
         (
-            "`mask` must have size 1 along the feature axis 2 of `x`: it may not vary "
-            "between features, got shape (8, 4, 3) for `x` of shape (8, 4, 3)."
+            "`mask` must have the rank of `x` where it can be read in two ways, got shape "
+            "(4, 1) for `x` of shape (4, 4, 3); write `mask.reshape(4, 1, 1)` for the leading "
+            "axes of `x`, `mask.reshape(1, 4, 1)` for the last, as in Flax."
         ),
     ),
     (
@@ -158,7 +161,15 @@ ERRORS = [
     (
         lambda: jaxbn.batch_norm(X, epsilon="1e-5"),
         TypeError,
-        "`epsilon` must be a Python number, got '1e-5'.",
+        "`epsilon` must be a number, got '1e-5'.",
+    ),
+    (
+        lambda: jaxbn.batch_norm(X, activation=lambda z: z.sum(-1)),
+        ValueError,
+        (
+            "`activation` must be element-wise, got a result of shape (8, 4) for an argument "
+            "of shape (8, 4, 3)."
+        ),
     ),
     (
         lambda: jaxbn.init_running_stats(3, dtype=int),

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of modules and of the variables of models."""
 
+import flax.linen as nn
 import jax.numpy as jnp
 from flax import nnx
 
 import jaxbn.conversion
+import jaxbn.linen
 import jaxbn.nnx
 
 
@@ -15,7 +17,27 @@ def from_linen(**stats):
     jaxbn.conversion.from_linen(norm, {"params": {}, "batch_stats": stats})
 
 
+def without_count():
+    """A step from Flax's statistics with a plain average of all updates."""
+    model = nn.Sequential([jaxbn.linen.BatchNorm(momentum=None)])
+    x = jnp.ones((2, 3))
+    stats = {"layers_0": {"mean": jnp.zeros(3), "var": jnp.ones(3)}}
+    params = {"layers_0": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}}
+    variables = {"params": params, "batch_stats": stats}
+    model.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+
+
 ERRORS = [
+    (
+        without_count,
+        ValueError,
+        (
+            '`variables["batch_stats"]["layers_0"]` must have `count` with `momentum=None`, '
+            "got `mean` and `var` alone, as a layer with a momentum stores them. Say how many "
+            'updates they stand for: `variables["batch_stats"]["layers_0"]["count"] = '
+            "jnp.full_like(var, 1000)`, or keep a `momentum`."
+        ),
+    ),
     (
         lambda: jaxbn.nnx.BatchNorm(3, use_running_average=None, rngs=nnx.Rngs(0))(
             jnp.ones((2, 3))

@@ -36,7 +36,7 @@ ERRORS = [
         ),
         ValueError,
         (
-            "`momentum` must be in [0, 1), got 1.5; it weighs the old value, PyTorch's is 1 "
+            "`momentum` must be in [0, 1], got 1.5; it weighs the old value, PyTorch's is 1 "
             "minus this."
         ),
     ),

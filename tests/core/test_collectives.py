@@ -23,6 +23,7 @@ SYNC_CASES = [
     Case("sync_ragged_relu", (16, 5, 3), -1, mask="ragged", residual=True,
          activation="relu"),
     Case("sync_weights_tanh", shape=(16, 5, 3), mask="weights", activation="tanh"),
+    Case("sync_by_feature", (16, 5, 3), -1, mask="by_feature", activation="relu"),
     Case("sync_nothing", shape=(16, 3), mask="nothing"),
     Case("sync_mean_1e4", shape=(64, 3), mean=1e4, mask="ragged"),
     Case("sync_channels_first", shape=(8, 3, 4), axis=1, activation="relu"),

@@ -53,6 +53,11 @@ def masked(x, mask, scale, bias):
     return gradients(mask=mask)(x, mask, scale, bias)
 
 
+def masked_by_feature(x, mask, scale, bias):
+    mask = mask.reshape(16, 1, 1, 1) | (x > 0.5)
+    return gradients(mask=mask)(x, mask, scale, bias)
+
+
 def weighted(x, mask, scale, bias):
     weights = jnp.where(mask, jnp.linspace(0.1, 2.0, 16), 0.0)
     return jaxbn.batch_norm(x, scale, bias, mask=weights, activation=jnp.tanh)
@@ -74,6 +79,7 @@ STEPS = {
     "relu": gradients(activation=jax.nn.relu),
     "masked": masked,
     "weighted": weighted,
+    "masked_by_feature": masked_by_feature,
     "large_mean": lambda x, *_: jaxbn.batch_norm(x + 1e4),
     "residual": lambda x, *_: jaxbn.batch_norm(x, residual=x, activation=jax.nn.relu),
     "virtual_of_a_shard": gradients(virtual_batch_size=4),

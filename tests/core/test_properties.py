@@ -84,7 +84,7 @@ def draws(draw, sharded):
     cut = Cut() if 0 in axes else draw(cuts(shape[0], sharded))
     shape[0] *= cut.num_shards
     # The kinds that align with the leading axes need the features to be last.
-    kinds = [None, "same_rank", "every_example"]
+    kinds = [None, "same_rank", "every_example", "by_feature", "by_feature_weights"]
     if sorted(axes) == [len(shape) - 1] and shape[0] > 1:
         kinds += ["examples", "steps", "integers", "weights", "one", "nothing"]
     dtype = draw(st.sampled_from(["float32", "float64", "float16", "bfloat16"]))

@@ -19,6 +19,7 @@ VIRTUAL_CASES = [
     Case("virtual_ragged", (16, 5, 3), -1, mask="ragged", residual=True,
          activation="relu"),
     Case("virtual_weights", shape=(16, 5, 3), mask="weights", activation="tanh"),
+    Case("virtual_by_feature", shape=(16, 5, 3), mask="by_feature_weights"),
     Case("virtual_shared_mask", shape=(16, 3, 4), axis=1, mask="every_example"),
     Case("virtual_mean_1e4", shape=(64, 3), mean=1e4, mask="ragged"),
     Case("virtual_plain_bfloat16", (16, 5, 3), -1, "bfloat16", affine=False),

@@ -133,11 +133,15 @@ def test_output_keeps_the_dtype_of_the_input():  # B23
     assert train(BatchNorm(), x)[0].dtype == jnp.bfloat16
 
 
-def test_batch_of_one_is_refused_instead_of_decaying_the_variance():  # B25
+def test_batch_of_one_leaves_the_variance_alone():  # B25
     x = jnp.ones((1, 2))
     stats = None
     for _ in range(300):
-        _, stats = train(nn.BatchNorm(), x, stats=stats)
+        y, stats = train(nn.BatchNorm(), x, stats=stats)
     assert np.all(stats["var"] < 0.05)
+    with pytest.warns(UserWarning, match="`x` has one value per feature in training"):
+        ours, stats = train(BatchNorm(), x)
+    np.testing.assert_array_equal(ours, y)
+    assert not np.any(stats["mean"]) and np.all(stats["var"] == 1)
     with pytest.raises(ValueError, match="more than one value per feature"):
-        train(BatchNorm(), x)
+        jaxbn.batch_norm(x)

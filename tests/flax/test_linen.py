@@ -58,15 +58,6 @@ def test_is_a_drop_in_for_flax(rng):
     chex.assert_trees_all_equal_shapes_and_dtypes(*results)
 
 
-def test_has_every_field_of_flax_that_works_here():
-    """With the same defaults."""
-    meaningless = {"use_fast_variance", "force_float32_reductions"}
-    theirs, ours = (c.__dataclass_fields__ for c in (nn.BatchNorm, BatchNorm))
-    assert set(theirs) - set(ours) == meaningless
-    for name in set(theirs) & set(ours) - {"parent", "name"}:
-        assert theirs[name].default == ours[name].default, name
-
-
 def test_initialization_updates_nothing_and_takes_a_batch_of_one():
     y, variables = BatchNorm().init_with_output(
         jax.random.key(0), jnp.full((1, 3), 7.0), use_running_average=False
