@@ -3,6 +3,7 @@
 
 import contextlib
 import math
+import warnings
 from collections.abc import Collection, Generator, Iterable, Mapping
 from typing import Any
 
@@ -92,17 +93,18 @@ def check_anything_recorded(recorded: Collection[str], layers: Collection[str]) 
         )
 
 
-@contextlib.contextmanager
-def other_shapes_fit(number: int, shapes: Any, first: Any) -> Generator[None]:
-    """A batch whose shapes are not those of the first must go through the model."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(
-            f"`batches` must all fit the model, got batch {number} of shapes {shapes}, "
-            f"which does not go through it; batch 0, of shapes {first}, did. Its "
-            f"error: {type(error).__name__}: {error}"
-        ) from error
+def check_foreign(foreign: Collection[str], own: Collection[str], module: str) -> None:
+    """Of Flax's own norms nothing is estimated: an error if there are no others."""
+    if not foreign:
+        return
+    paths = ", ".join(f"`{path}`" for path in sorted(foreign))
+    text = (
+        f"{paths}: Flax's own batch norm, which has no part in the estimate; import "
+        f"`BatchNorm` from `{module}`, which has the same variables."
+    )
+    if not own:
+        raise ValueError(f"the model must have batch norms of `{module}`, got {text}")
+    warnings.warn(text, stacklevel=2)
 
 
 def check_prior(prior_count: object) -> None:

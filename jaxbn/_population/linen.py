@@ -3,19 +3,24 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import errors, traverse_util
+from flax import linen as nn
+from jaxtyping import Array
 
+from jaxbn._checks.axes import check_axis
 from jaxbn._checks.population import (
+    check_foreign,
     check_layers,
     check_names,
     check_prior,
     check_updates,
     model_errors,
 )
+from jaxbn._flax.linen import BatchNorm
 from jaxbn._flax.records import Record, empty_record, record_names
 from jaxbn._population.passes import (
     LayerStats,
@@ -23,6 +28,7 @@ from jaxbn._population.passes import (
     Setting,
     as_before,
     estimate,
+    num_stacked,
 )
 from jaxbn._population.progress import shown, silent
 
@@ -81,9 +87,9 @@ def estimate_linen(
 
     Raises:
         TypeError: an argument is of a wrong kind.
-        ValueError: there are no batches or no batch norms; no layer runs as in
-            training; the variables are of another model, or a batch does not fit it; or
-            `prior_count` is out of range.
+        ValueError: there are no batches or no batch norms of `jaxbn.linen`; no layer
+            runs as in training; the variables are of another model; or `prior_count`
+            is out of range. An error of the model has a note that names the batch.
 
     Example:
         >>> import jax
@@ -114,13 +120,38 @@ def estimate_linen(
     names = record_names(layerwise=layerwise)
     rest = {name: value for name, value in variables.items() if name != "batch_stats"}
 
+    features: dict[str, tuple[int, ...]] = {}
+    foreign: dict[str, None] = {}
+
     def measure(stats: Mapping[str, LayerStats], batch: Any) -> dict[str, Record]:
         known = given | _leaves(stats, given)
-        return _run(apply, tuple(layers), names, rest, known, batch)
+        run = _run(apply, tuple(layers), names, rest, known, batch)
+        features.update({path: v.shape[:-1] for path, v in run.features.items()})
+        foreign.update(run.foreign)
+        if not features:
+            check_foreign(foreign, (), "jaxbn.linen")
+        return run.records
+
+    def num_layers() -> int:
+        of_each = (num_stacked(m, features.get(p)) for p, (m, _) in layers.items())
+        return sum(of_each)
 
     setting = Setting(layerwise, prior_count, shown if progress else silent)
-    new, report = estimate(measure, layers, batches, setting)
+    new, report = estimate(measure, layers, num_layers, batches, setting)
+    report = report._replace(foreign=tuple(path for path in layers if path in foreign))
+    check_foreign(report.foreign, report.estimated, "jaxbn.linen")
     return {**variables, "batch_stats": _nested(given | _leaves(new, given))}, report
+
+
+class Run(NamedTuple):
+    """What a batch showed of the model's layers, by path.
+
+    The last two are pytrees without a value, since `jit` keeps nothing else.
+    """
+
+    records: dict[str, Record]
+    features: dict[str, Array]  # of our layers; their shapes, and an axis of size 0
+    foreign: dict[str, None]  # Flax's own layers
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -131,20 +162,40 @@ def _run(
     rest: dict[str, Any],
     given: dict[str, Any],
     batch: Any,
-) -> dict[str, Record]:
-    """Runs a batch through the model; returns the layers' records of it."""
+) -> Run:
+    """Runs a batch through the model."""
     stats = dict(given)
     for path in layers:
         mean, var = given[_leaf(path, "mean")], given[_leaf(path, "var")]
         for name, value in zip(names, empty_record(mean, var), strict=True):
             stats[_leaf(path, name)] = value
-    with model_errors(errors.FlaxError):
+    features: dict[str, tuple[int, ...]] = {}
+    foreign: dict[str, None] = {}
+
+    def watch(
+        next_function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        layer, path = context.module, "/".join(context.module.path) or "."
+        if context.method_name == "__call__" and isinstance(layer, BatchNorm):
+            x = args[0] if args else kwargs["x"]
+            axes = check_axis(layer.axis, x.shape)
+            features[path] = tuple(x.shape[a] for a in axes)
+        elif isinstance(layer, nn.BatchNorm):
+            foreign[path] = None
+        return next_function(*args, **kwargs)
+
+    with model_errors(errors.FlaxError), nn.intercept_methods(watch):
         result = apply({**rest, "batch_stats": _nested(stats)}, batch)
     updates = _flat(check_updates(result))
     check_names(updates.keys(), stats.keys())
-    return {
+    records = {
         path: Record(*(updates[_leaf(path, name)] for name in names)) for path in layers
     }
+    shapes = {path: jnp.zeros((*shape, 0)) for path, shape in features.items()}
+    return Run(records, shapes, foreign)
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from flax import nnx
 
-from jaxbn._checks.population import check_layers, check_prior
+from jaxbn._checks.population import check_foreign, check_layers, check_prior
+from jaxbn._checks.statistics import check_num_features
 from jaxbn._flax.nnx import BatchNorm
 from jaxbn._flax.records import Record, empty_record, record_names
 from jaxbn._population.passes import (
@@ -16,8 +17,11 @@ from jaxbn._population.passes import (
     Setting,
     as_before,
     estimate,
+    num_stacked,
 )
 from jaxbn._population.progress import shown, silent
+
+Module = TypeVar("Module", bound=nnx.Module)
 
 
 def estimate_nnx(
@@ -69,12 +73,14 @@ def estimate_nnx(
         As for `estimate_linen`.
     """
     check_prior(prior_count)
-    norms = _norms(model)
+    norms = _modules(model, BatchNorm)
+    foreign = tuple(_modules(model, nnx.BatchNorm))
+    check_foreign(foreign, norms, "jaxbn.nnx")
     check_layers(norms, name="model")
     names = record_names(layerwise=layerwise)
     layers = {path: (m.mean[...], m.var[...]) for path, m in norms.items()}
     copy = nnx.clone(model)
-    copies = _norms(copy)
+    copies = _modules(copy, BatchNorm)
 
     def measure(stats: Mapping[str, LayerStats], batch: Any) -> dict[str, Record]:
         for path, pair in stats.items():
@@ -88,11 +94,15 @@ def estimate_nnx(
             for path, norm in copies.items()
         }
 
+    def num_layers() -> int:
+        shapes = {p: check_num_features(m.num_features) for p, m in norms.items()}
+        return sum(num_stacked(mean, shapes[p]) for p, (mean, _) in layers.items())
+
     setting = Setting(layerwise, prior_count, shown if progress else silent)
-    new, report = estimate(measure, layers, batches, setting)
+    new, report = estimate(measure, layers, num_layers, batches, setting)
     for path, pair in new.items():
         _set_statistics(norms[path], pair, layers[path])
-    return report
+    return report._replace(foreign=foreign)
 
 
 @functools.partial(nnx.jit, static_argnums=0)
@@ -108,10 +118,10 @@ def _set_statistics(norm: BatchNorm, pair: LayerStats, before: LayerStats) -> No
     norm.var.set_value(var)
 
 
-def _norms(model: nnx.Module) -> dict[str, BatchNorm]:
-    """The batch norms of a model by path; `.` is a model that is one."""
+def _modules(model: nnx.Module, kind: type[Module]) -> dict[str, Module]:
+    """The modules of a kind by path; `.` is a model that is one."""
     return {
         "/".join(map(str, path)) or ".": module
         for path, module in nnx.iter_modules(model)
-        if isinstance(module, BatchNorm)
+        if isinstance(module, kind)
     }

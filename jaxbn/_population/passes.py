@@ -4,8 +4,9 @@
 Nothing here knows Flax: a function that runs a batch through a model is passed in.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+import contextlib
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,6 @@ from jaxbn._checks.population import (
     check_anything_recorded,
     check_batches,
     check_num_batches,
-    other_shapes_fit,
 )
 from jaxbn._flax.records import Record
 from jaxbn._population.merging import (
@@ -46,6 +46,7 @@ class PopulationReport(NamedTuple):
             finite; these moments were left out, feature by feature.
         num_batches: how many batches there were, of all processes.
         num_passes: how often the batches went through the model.
+        foreign: the paths of the layers that are Flax's own, and keep their statistics.
     """
 
     estimated: tuple[str, ...]
@@ -53,6 +54,7 @@ class PopulationReport(NamedTuple):
     not_finite: tuple[str, ...]
     num_batches: int
     num_passes: int
+    foreign: tuple[str, ...] = ()
 
 
 class Setting(NamedTuple):
@@ -66,10 +68,13 @@ class Setting(NamedTuple):
 def estimate(
     measure: Measure,
     layers: Mapping[str, LayerStats],
+    num_layers: Callable[[], int],
     batches: Iterable[Any],
     setting: Setting,
 ) -> tuple[dict[str, LayerStats], PopulationReport]:
     """Returns the new statistics of the layers that have some, and a report.
+
+    `num_layers` says, after the first pass, how many layers there may be in a row.
 
     Layer after layer: the first layer's records do not depend on other statistics, and
     are right after one pass; with these, the second's are right after two, and so on.
@@ -77,12 +82,13 @@ def estimate(
     """
     check_batches(batches, again=setting.layerwise)
     stats = source = {p: (as_double(m), as_double(v)) for p, (m, v) in layers.items()}
-    most = _num_layers(layers) if setting.layerwise else 1
-    number = 0
+    number, most = 0, None
     while True:
         number += 1
-        title = f"pass {number} of at most {most}" if most > 1 else "batches"
+        title = f"pass {number}" if setting.layerwise else "batches"
+        title += "" if most is None else f" of at most {most}"
         found = _one_pass(measure, stats, setting.progress(batches, title))
+        most = num_layers() if setting.layerwise else 1
         before, stats = stats, _mix(source, found, setting.prior_count)
         if number == most or all(_is_same(stats[p], before[p]) for p in layers):
             return _conclude(stats, found, number)
@@ -124,10 +130,22 @@ def _measured(
     for number, batch in enumerate(batches):
         shapes = jax.tree.map(np.shape, batch)
         first = shapes if first is None else first
-        alike = shapes == first
-        with nullcontext() if alike else other_shapes_fit(number, shapes, first):
+        with _in_batch(number, shapes, first):
             records = measure(stats, batch)
         yield records, _num_examples(batch)
+
+
+@contextlib.contextmanager
+def _in_batch(number: int, shapes: Any, first: Any) -> Generator[None]:
+    """Says of any error which batch went through the model, and what the first was."""
+    try:
+        yield
+    except Exception as error:
+        note = f"This was batch {number} of shapes {shapes}"
+        if number > 0:
+            note += f"; batch 0, of shapes {first}, went through the model"
+        error.add_note(f"{note}.")
+        raise
 
 
 def _num_examples(batch: Any) -> float:
@@ -180,8 +198,11 @@ def _is_same(one: LayerStats, other: LayerStats) -> bool:
     return not (np.any(changed_mean) or np.any(changed_var))
 
 
-def _num_layers(layers: Mapping[str, LayerStats]) -> int:
-    """The largest possible number of layers in a row; `scan` stacks several."""
-    return sum(
-        int(np.prod(np.shape(mean)[:-1], dtype=int)) for mean, _ in layers.values()
-    )
+def num_stacked(mean: Any, features: tuple[int, ...] | None) -> int:
+    """How many layers share these statistics: `scan` and `vmap` stack several.
+
+    Where it is not known what the features of one are, the last axis is taken for them.
+    """
+    shape = np.shape(mean)
+    features = shape[-1:] if features is None else features
+    return math.prod(shape) // max(math.prod(features), 1)

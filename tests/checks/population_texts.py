@@ -96,7 +96,19 @@ ERRORS = [
     (
         lambda: of_nnx([X, X[:, :2]], use_running_average=False),
         ValueError,
-        "`batches` must all fit the model, got batch 1 of shapes (8, 2), which does not go through it; batch 0, of shapes (8, 3), did. Its error: ValueError: `scale` must have shape (2,), the size of the feature axes (1,) of `x`, got (3,) for `x` of shape (8, 2).",
+        "`scale` must have shape (2,), the size of the feature axes (1,) of `x`, got (3,) for `x` of shape (8, 2).",
+    ),
+    (
+        lambda: linen([X], nn.BatchNorm(use_running_average=False)),
+        ValueError,
+        "the model must have batch norms of `jaxbn.linen`, got `.`: Flax's own batch norm, which has no part in the estimate; import `BatchNorm` from `jaxbn.linen`, which has the same variables.",
+    ),
+    (
+        lambda: population.estimate_nnx(
+            lambda m, x: m(x), nnx.BatchNorm(3, rngs=nnx.Rngs(0)), [X]
+        ),
+        ValueError,
+        "the model must have batch norms of `jaxbn.nnx`, got `.`: Flax's own batch norm, which has no part in the estimate; import `BatchNorm` from `jaxbn.nnx`, which has the same variables.",
     ),
     (
         lambda: linen([X], prior_count=-1.0),

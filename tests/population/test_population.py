@@ -8,7 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from flax import nnx
 
+import jaxbn.linen
+import jaxbn.nnx
 from jaxbn import population
 from tests.population.nets import (
     ESTIMATES,
@@ -152,4 +156,83 @@ def test_oracle_of_one_batch(batches):
     z = (last - last.mean(0)) / np.sqrt(last.var(0) + 1e-5)
     np.testing.assert_allclose(
         y, np.maximum(z * norm["scale"] + norm["bias"], 0), atol=1e-5
+    )
+
+
+class OneOfFlax(nn.Module):
+    """A net of two norms, of which the import of one was forgotten."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = jaxbn.linen.BatchNorm(use_running_average=False, name="ours")(x)
+        return nn.BatchNorm(use_running_average=False, name="theirs")(nn.relu(x))
+
+
+def test_says_which_norms_of_linen_are_those_of_flax(rng):
+    net = OneOfFlax()
+    x = jnp.asarray(rng.normal(3, 1, (2, 8, 4)), jnp.float32)
+    variables = net.init(jax.random.key(0), x[0])
+
+    def apply(variables, x):
+        return net.apply(variables, x, mutable=["batch_stats"])
+
+    for _ in range(2):  # the second time nothing is traced
+        with pytest.warns(UserWarning, match="`theirs`: Flax's own batch norm, which"):
+            new, report = population.estimate_linen(apply, variables, list(x))
+        assert report.foreign == report.kept == ("theirs",)
+        assert report.estimated == ("ours",)
+    stats = new["batch_stats"]
+    chex.assert_trees_all_equal(stats["theirs"], variables["batch_stats"]["theirs"])
+    np.testing.assert_allclose(stats["ours"]["mean"], x.mean((0, 1)), rtol=1e-5)
+
+
+def test_says_which_norms_of_nnx_are_those_of_flax(rng):
+    x = jnp.asarray(rng.normal(3, 1, (2, 8, 4)), jnp.float32)
+    model = nnx.Sequential(
+        jaxbn.nnx.BatchNorm(4, rngs=nnx.Rngs(0)), nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+    )
+    with pytest.warns(UserWarning, match="`layers/1`: Flax's own batch norm, which"):
+        report = population.estimate_nnx(lambda m, x: m(x), model, list(x))
+    assert report.foreign == ("layers/1",) and report.estimated == ("layers/0",)
+
+
+@pytest.mark.parametrize("door", ["linen", "nnx"])
+def test_a_layer_of_several_feature_axes_is_one(door, rng):
+    x = jnp.asarray(rng.normal(3, 1, (2, 8, 3, 5)), jnp.float32)
+    if door == "linen":
+        norm = jaxbn.linen.BatchNorm(use_running_average=False, axis=(1, 2))
+        variables = norm.init(jax.random.key(0), x[0])
+
+        def apply(variables, x):
+            return norm.apply(variables, x=x, mutable=["batch_stats"])
+
+        _, report = population.estimate_linen(apply, variables, list(x), layerwise=True)
+    else:
+        norm = jaxbn.nnx.BatchNorm((3, 5), axis=(1, 2), rngs=nnx.Rngs(0))
+        report = population.estimate_nnx(
+            lambda m, x: m(x), norm, list(x), layerwise=True
+        )
+    assert report.num_passes == 1
+
+
+class OutOfMemoryError(Exception):
+    """What a device raises, and no fault of the batch's shape."""
+
+
+def test_an_error_of_the_model_stays_what_it_is():
+    """With a note that names the batch."""
+    norm = jaxbn.linen.BatchNorm(use_running_average=False)
+    batches = [jnp.ones((8, 3)), jnp.ones((5, 3))]
+    variables = norm.init(jax.random.key(0), batches[0])
+
+    def apply(variables, x):
+        if len(x) == 5:
+            raise OutOfMemoryError("no room for 5 GiB")
+        return norm.apply(variables, x, mutable=["batch_stats"])
+
+    with pytest.raises(OutOfMemoryError, match="no room for 5 GiB") as raised:
+        population.estimate_linen(apply, variables, batches)
+    assert raised.value.__notes__[-1] == (
+        "This was batch 1 of shapes (5, 3); batch 0, of shapes (8, 3), went through "
+        "the model."
     )
