@@ -35,18 +35,29 @@ class BatchNorm(nn.Module):
     use it in an existing model, change the import. The `params` are `scale` and `bias`,
     the `batch_stats` are `mean` and `var`, of the shape of the feature axes, so that
     each library reads the other's checkpoints. The numerics are those of
-    `jaxbn.batch_norm`: the variance is accurate at any mean, and the output has the
-    dtype of the input unless `dtype` is given.
+    `jaxbn.batch_norm`: the variance is accurate at any mean.
+
+    Differences from Flax, with examples in `docs/differences.md`. Right where Flax is
+    not: the variance at a large mean, means over devices under a mask, batches in which
+    nothing counts or a value is not finite (which Flax stores for ever), the dtype of
+    the statistics under x64. Otherwise:
+
+    - the output has the dtype of `x` unless `dtype` is given, not the widest of `x` and
+      parameters; integers become float32;
+    - what `mask` leaves out comes out as 0; a mask may have the leading axes of `x`,
+      and one with two readings is refused; floats are weights;
+    - one value per feature in training warns, and updates nothing;
+    - what is out of range is refused, when the module is made if it can be known then.
 
     Attributes:
         use_running_average: normalize by the running statistics (inference) instead of
             the batch's; here or at the call.
         axis: the feature axis or axes.
-        momentum: of the running statistics, in [0, 1):
+        momentum: of the running statistics, in [0, 1]:
             `new = momentum * old + (1 - momentum) * batch`. PyTorch's momentum is 1
             minus this one. None: the plain average of all updates, whose `count` is
             then in `batch_stats` too.
-        epsilon: added to the variance, at least 0.
+        epsilon: added to the variance, at least 0; may be traced.
         dtype: of the output; None for that of the input.
         param_dtype: of `scale` and `bias`; the running statistics are always float32,
             the mean of a complex input complex64.
@@ -58,14 +69,21 @@ class BatchNorm(nn.Module):
             batch statistics are synchronised, counts included. It is not needed under
             `jit`, and need not be bound at initialization.
         axis_index_groups: groups along `axis_name`, each a batch of its own.
+        use_fast_variance: without effect: what Flax's False is for, a second pass
+            about the mean, is made wherever it matters.
+        force_float32_reductions: without effect: sums and running statistics are never
+            narrower than float32.
         virtual_batch_size: normalize contiguous parts of this many examples, each by
             its own moments (ghost batch norm), as in `jaxbn.batch_norm`; the running
             statistics are updated with the moments of all parts together.
         unbiased: store the variance with Bessel's correction, as PyTorch does.
         debias: leave the initial 0 and 1 out of the running statistics, so that they
             suit inference from the first update on; a `count` is then in `batch_stats`
-            too.
-        activation: applied last, such as `jax.nn.relu`, whose backward stores no mask.
+            too. Statistics without one, of a layer that did not count, are taken for
+            settled.
+        activation: applied last. One of `jax.nn` is part of the layer's derivative,
+            which stores nothing for it; any other, such as `nn.PReLU()` or a closure,
+            is applied as if after the layer.
 
     Example:
         >>> import jax
@@ -130,10 +148,11 @@ class BatchNorm(nn.Module):
         At initialization nothing is updated.
 
         Args:
-            x: the input, any shape, real or complex.
+            x: the input, any shape, real or complex; integers are computed in float32.
             use_running_average: as the field; give one of the two.
-            mask: which positions count, as in `jaxbn.compute_moments`; elsewhere the
-                output is 0, in training and in inference.
+            mask: which positions count, as in `jaxbn.compute_moments`, or broadcast to
+                `x` as by NumPy; elsewhere the output is 0, in training and in
+                inference.
             residual: added before the activation, of the shape of `x`.
             update_stats: whether the running statistics are updated; None: exactly when
                 they are not used.
@@ -144,8 +163,12 @@ class BatchNorm(nn.Module):
         Raises:
             TypeError: an argument is of a wrong kind.
             ValueError: a value is out of range or a shape does not fit `x`;
-                `use_running_average` is given twice or not at all; or `x` has one value
-                per feature in training.
+                `use_running_average` is given twice or not at all; or the plain average
+                has no `count` to go by.
+
+        Warns:
+            UserWarning: `x` has one value per feature in training: it is normalized to
+                0, and nothing is updated.
         """
         return _call(self, x, use_running_average, mask, residual, update_stats)
 

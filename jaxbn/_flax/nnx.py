@@ -42,6 +42,18 @@ class BatchNorm(nnx.Module):
     what the field of that name means in `jaxbn.linen.BatchNorm`, and the numerics are
     the same.
 
+    Differences from Flax, with examples in `docs/differences.md`. Right where Flax is
+    not: the variance at a large mean, means over devices under a mask, batches in which
+    nothing counts or a value is not finite (which Flax stores for ever), the dtype of
+    the statistics under x64. Otherwise:
+
+    - the output has the dtype of `x` unless `dtype` is given, not the widest of `x` and
+      parameters; integers become float32;
+    - what `mask` leaves out comes out as 0; a mask may have the leading axes of `x`,
+      and one with two readings is refused; floats are weights;
+    - one value per feature in training warns, and updates nothing;
+    - what is out of range is refused, when the module is made if it can be known then.
+
     Under `vmap`, split the module, merge a copy inside and return its state.
 
     Args:
@@ -50,10 +62,10 @@ class BatchNorm(nnx.Module):
             the batch's; `model.train()`, `model.eval()`, `nnx.view` and the call's own
             argument change it.
         axis: the feature axis or axes.
-        momentum: of the running statistics, in [0, 1):
+        momentum: of the running statistics, in [0, 1]:
             `new = momentum * old + (1 - momentum) * batch`. PyTorch's momentum is 1
             minus this one. None: the plain average of all updates.
-        epsilon: added to the variance, at least 0.
+        epsilon: added to the variance, at least 0; may be traced.
         dtype: of the output; None for that of the input. For complex input this or
             `param_dtype` must be complex.
         param_dtype: of `scale` and `bias`; the running statistics are always float32.
@@ -63,11 +75,19 @@ class BatchNorm(nnx.Module):
         scale_init: initializer of the scale.
         axis_name: the named axis or axes over which batch statistics are synchronised.
         axis_index_groups: groups along `axis_name`, each a batch of its own.
+        use_fast_variance: without effect, as in `jaxbn.linen`.
+        promote_dtype: a function of `((x, mean, var, scale, bias), dtype=dtype)` that
+            returns the five in other dtypes, before anything is computed with them;
+            with Flax's default, `flax.nnx.nn.dtypes.promote_dtype`, the output has the
+            dtype that it has there. None: the arithmetic is in float32, and the output
+            has the dtype of the input.
         virtual_batch_size: normalize contiguous parts of this many examples, each by
             its own moments.
         unbiased: store the variance with Bessel's correction.
-        debias: leave the initial 0 and 1 out of the running statistics.
-        activation: applied last, such as `jax.nn.relu`, whose backward stores no mask.
+        debias: leave the initial 0 and 1 out of the running statistics. Statistics of
+            a layer that did not count are taken for settled; for those the plain
+            average (`momentum=None`) counts one update.
+        activation: applied last, such as `jax.nn.relu` or `nnx.PReLU()`.
         rngs: for the initializers.
         bias_metadata, scale_metadata: keyword arguments of the two `nnx.Param`.
 
@@ -156,9 +176,9 @@ class BatchNorm(nnx.Module):
         """Normalizes `x`, and in training updates the running statistics.
 
         Args:
-            x: the input, any shape, real or complex.
+            x: the input, any shape, real or complex; integers are computed in float32.
             use_running_average: overrides the module's.
-            mask: which positions count, as in `compute_moments`.
+            mask: which positions count, as in `jaxbn.linen`.
             residual: added before the activation, of the shape of `x`.
             update_stats: as in `jaxbn.linen`.
 
@@ -168,8 +188,11 @@ class BatchNorm(nnx.Module):
         Raises:
             TypeError: an argument is of a wrong kind.
             ValueError: a value is out of range or a shape does not fit `x`;
-                `use_running_average` is given nowhere; or `x` has one value per feature
-                in training.
+                or `use_running_average` is given nowhere.
+
+        Warns:
+            UserWarning: `x` has one value per feature in training: it is normalized to
+                0, and nothing is updated.
         """
         return _call(self, x, use_running_average, mask, residual, update_stats)
 

@@ -22,7 +22,7 @@ def batch_norm(
     bias: Inexact[Array, "*c"] | None = None,
     *,
     axis: int | Sequence[int] = -1,
-    epsilon: float = 1e-5,
+    epsilon: float | Float[Array, ""] = 1e-5,
     mask: Shaped[Array, "..."] | None = None,
     virtual_batch_size: int | None = None,
     axis_name: str | Sequence[str] | None = None,
@@ -56,7 +56,8 @@ def batch_norm(
         scale: of shape `(*c)`, the sizes of the feature axes, or None for 1.
         bias: of the same shape, or None for 0.
         axis: the feature axis or axes; all others are reduced.
-        epsilon: added to the variance, finite and at least 0.
+        epsilon: added to the variance, finite and at least 0; may be traced, and then
+            has a gradient.
         mask: which positions count, as in `compute_moments`. At a position of weight 0
             output and gradients are 0, and the values stored there, even NaN and inf,
             affect nothing. No gradient flows to the weights.
@@ -72,8 +73,9 @@ def batch_norm(
             elsewhere, as for any other function.
         axis_index_groups: groups along `axis_name`, each a batch of its own.
         residual: added before the activation, of the shape of `x`.
-        activation: an element-wise function of its argument alone; for `jax.nn.relu`
-            the backward pass stores no mask.
+        activation: an element-wise function. One of `jax.nn` is part of the derivative,
+            which stores nothing for it; any other may close over values, which get
+            their gradients, and is applied as if to the output before it is rounded.
         dtype: of the output; None for that of `x`.
 
     Returns:
@@ -127,7 +129,7 @@ def batch_renorm(
     max_scale: float | Float[Array, ""] = 3.0,
     max_shift: float | Float[Array, ""] = 5.0,
     axis: int | Sequence[int] = -1,
-    epsilon: float = 1e-5,
+    epsilon: float | Float[Array, ""] = 1e-5,
     mask: Shaped[Array, "..."] | None = None,
     virtual_batch_size: int | None = None,
     axis_name: str | Sequence[str] | None = None,
@@ -160,14 +162,14 @@ def batch_renorm(
         max_scale: the largest correction of the deviation, at least 1.
         max_shift: the largest of the mean, in running deviations, at least 0.
         axis: the feature axis or axes; all others are reduced.
-        epsilon: added to both variances, finite and at least 0.
+        epsilon: added to both variances, finite and at least 0; may be traced.
         mask: which positions count, as in `compute_moments`.
         virtual_batch_size: correct contiguous parts of this many examples, each by its
             own moments.
         axis_name: the named axis or axes over which the batch is cut.
         axis_index_groups: groups along `axis_name`, each a batch of its own.
         residual: added before the activation, of the shape of `x`.
-        activation: an element-wise function of its argument alone.
+        activation: an element-wise function, as for `batch_norm`.
         dtype: of the output; None for that of `x`.
 
     Returns:

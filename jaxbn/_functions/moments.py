@@ -45,11 +45,10 @@ def compute_moments(
             complex, their variance the mean of $|x - \mu|^2$.
         axis: the feature axis or axes; all others are reduced.
         mask: which positions count. Bool or int: positions that are not 0 count once;
-            float: a weight, at least 0. Either it has the rank of `x`, is broadcastable
-            to it and has size 1 along the feature axes; or it has a lower rank, and is
-            aligned with the leading axes of `x`, such as `(b,)` or `(b, t)`. Values at
-            positions of weight 0, even NaN and inf, affect nothing. No gradient flows
-            to the mask.
+            float: a weight, at least 0. Either it has the rank of `x` and is
+            broadcastable to it; or it has a lower rank, and is aligned with the leading
+            axes of `x`, such as `(b,)` or `(b, t)`. Values at positions of weight 0,
+            even NaN and inf, affect nothing. No gradient flows to the mask.
         virtual_batch_size: cut the batch, axis 0 of `x`, into contiguous parts of this
             many examples, and return the moments of each, stacked (ghost batch norm).
             Where the batch is synchronised, the parts are cut from the whole batch: if
@@ -62,8 +61,9 @@ def compute_moments(
             be in exactly one group; their sizes may differ.
 
     Returns:
-        Moments: `mean` and `var` of the shape of the feature axes, `count` a scalar;
-        with `virtual_batch_size` they have one more axis, in front. A part that is in
+        Moments: `mean` and `var` of the shape of the feature axes, `count` a scalar, or
+        of that shape too where the mask is larger than 1 along a feature axis; with
+        `virtual_batch_size` they have one more axis, in front. A part that is in
         another group of `axis_index_groups` has count 0 there.
         Mean and variance are differentiable in `x`, by forward and reverse mode.
 

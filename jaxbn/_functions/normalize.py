@@ -19,7 +19,7 @@ def normalize(
     bias: Inexact[Array, "*c"] | None = None,
     *,
     axis: int | Sequence[int] = -1,
-    epsilon: float = 1e-5,
+    epsilon: float | Float[Array, ""] = 1e-5,
     mask: Shaped[Array, "..."] | None = None,
     residual: Inexact[Array, "*n"] | None = None,
     activation: Activation | None = None,
@@ -43,11 +43,11 @@ def normalize(
         scale: of the same shape, or None for 1.
         bias: of the same shape, or None for 0.
         axis: the feature axis or axes.
-        epsilon: added to the variance, finite and at least 0.
+        epsilon: added to the variance, finite and at least 0; may be traced.
         mask: which positions count, as in `compute_moments`; elsewhere the output is 0,
             and `x` affects no gradient.
         residual: added before the activation, of the shape of `x`.
-        activation: an element-wise function, such as `jax.nn.relu`.
+        activation: an element-wise function, as for `batch_norm`.
         dtype: of the output; None for that of `x`.
 
     Returns:

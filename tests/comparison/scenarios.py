@@ -32,7 +32,7 @@ class Scenario(NamedTuple):
     groups: tuple[tuple[int, ...], ...] | None = None
     steps: int = 3
     drift: float = 0.0  # of the mean from step to step
-    refuse: bool = False  # right is to raise an error
+    refuse: bool = False  # right is an error, or a warning
     rule: str | None = None  # of the running statistics, where not the library's own
 
     def limit(self, quantity: str) -> float:

@@ -31,7 +31,7 @@ where there is an answer. A dash: the library has no such feature.
 - Right is at most 1e-5 in float32, 1e-12 in float64 (running statistics: 1e-5), four
   units of the format in bfloat16 (3e-2) and float16 (4e-3). Half precision is rounded
   once in the output; Flax returns float32 there. One value per channel is to be
-  refused: its variance says nothing.
+  refused, or warned of: its variance says nothing.
 - Batch renorm: corrections of at most 1.5 and 4 in the first step; jaxbn keeps the
   variance, Keras the deviation, each held against its own rule.
 - The statistics of the population: of three batches whose means differ, by

@@ -26,7 +26,10 @@ LIBRARIES = [*JAX_LIBRARIES, TORCH]
 
 
 class Outcome(NamedTuple):
-    """The worst errors by quantity; or what was raised; or neither: no such feature."""
+    """The worst errors by quantity; or what was raised; or neither: no such feature.
+
+    Where nothing is to be computed, a warning of the number of values is as good.
+    """
 
     errors: dict[str, float] | None = None
     raised: str = ""
@@ -34,7 +37,7 @@ class Outcome(NamedTuple):
     def right(self, scenario: Scenario, quantity: str) -> bool | None:
         """Whether it is; None without the feature."""
         if self.raised:
-            return scenario.refuse and self.raised.startswith("ValueError")
+            return scenario.refuse and self.raised.startswith(("ValueError", "UserW"))
         if self.errors is None:
             return None
         return not scenario.refuse and self.errors[quantity] <= scenario.limit(quantity)
@@ -57,13 +60,17 @@ def trial(library: Library, scenario: Scenario) -> Outcome:
         return Outcome()
     data = scenarios.make(scenario)
     run = torch_library.run if library is TORCH else run_jax(library)
-    with jax.enable_x64(scenario.dtype == "float64"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    double = jax.enable_x64(scenario.dtype == "float64")
+    with double, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         try:
             got = run(scenario, data)
         except Exception as error:
             lines = str(error).strip().splitlines() or ["(no message)"]
             return Outcome(raised=f"{type(error).__name__}: {lines[0]}")
+    warned = [w for w in caught if "one value per" in str(w.message)]
+    if scenario.refuse and warned:
+        return Outcome(raised=f"{warned[0].category.__name__}: {warned[0].message}")
     rule = library.rules[scenario.rule] if scenario.rule else library.convention
     truth = scenarios.truth(scenario, data, rule)
     return Outcome(dict(zip(QUANTITIES, errors(data, got, truth), strict=True)))
