@@ -20,7 +20,6 @@ def pytest_addoption(parser):
     group = parser.getgroup("Flax's tests")
     group.addoption("--norm", choices=["flax", "jaxbn"], required=True)
     group.addoption("--outcomes", type=Path, required=True)
-    group.addoption("--all-tests", action="store_true")
 
 
 def pytest_configure(config):
@@ -67,8 +66,6 @@ def _uses_batch_norm(item: pytest.Function) -> bool:
 
 def pytest_collection_modifyitems(config, items):
     """Leaves the tests that use batch norm."""
-    if config.getoption("--all-tests"):
-        return
     chosen = [item for item in items if _uses_batch_norm(item)]
     config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
     items[:] = chosen

@@ -27,6 +27,7 @@ def download(version: str, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as name:
         command = [sys.executable, "-m", "pip", "download", f"flax=={version}"]
         command += ["--no-deps", "--no-binary", "flax", "--dest", name, "--quiet"]
+        command += ["--disable-pip-version-check"]
         answer = subprocess.run(command, capture_output=True, text=True)
         archives = list(Path(name).glob("*.tar.gz"))
         if answer.returncode or not archives:
