@@ -45,12 +45,12 @@ def test_verdict():
     differences = dict.fromkeys(["listed", "rot", "gone"], "a reason")
     verdict = compare(flax, jaxbn, differences)
     assert verdict.passed == ["same"]
-    assert verdict.listed == ["listed"]
+    assert verdict.listed == {"listed": "a reason"}
     assert verdict.broken == {"file::flax": "of Flax"}
     assert verdict.wrong == {
         "fails": "an error",
         "file": "cannot be imported: no module named absl",
-        "f": "on Flax there is no such test: ?",
+        "f": "not run on Flax; with jaxbn: ?",
         "lost": "not run",
         "rot": "in the list of differences, but it passes",
         "gone": "in the list of differences, but no test of this Flax",

@@ -9,21 +9,22 @@ class Verdict(NamedTuple):
     """Of the tests that pass on Flax, those that pass and fail with jaxbn."""
 
     passed: list[str]
-    listed: list[str]  # they fail, as the list of differences says
-    wrong: dict[str, str]  # why, by test; also where the list is out of date
-    broken: dict[str, str]  # they fail on Flax itself, with this error
+    listed: dict[str, str]  # these fail as the list of differences says: why, by test
+    wrong: dict[str, str]  # the error, by test; also where the list is out of date
+    broken: dict[str, str]  # these fail on Flax itself: the error
 
     def lines(self) -> Iterator[str]:
-        """What to print: tests with one error together, in the order they were run."""
+        """What to print: tests with one reason together, in the order they ran."""
         for title, found in (
             ("These fail on Flax itself and are left out:", self.broken),
+            ("These differ as listed:", self.listed),
             ("These are wrong; a failure may spoil those after it:", self.wrong),
         ):
             if found:
                 yield title
-            for error in dict.fromkeys(found.values()):
-                yield f"  {error}"
-                yield from (f"    {test}" for test in found if found[test] == error)
+            for why in dict.fromkeys(found.values()):
+                yield f"  {why}"
+                yield from (f"    {test}" for test in found if found[test] == why)
         yield (
             f"{len(self.passed)} tests pass on Flax and with jaxbn, "
             f"{len(self.listed)} differ as listed, {len(self.wrong)} are wrong."
@@ -38,7 +39,7 @@ def compare(
     With jaxbn, a test that passes on Flax must pass if it is not in the list, and fail
     if it is.
     """
-    verdict = Verdict([], [], {}, {})
+    verdict = Verdict([], {}, {}, {})
     for test, error in flax.items():
         ours = jaxbn.get(test, "not run")
         if error and "::" not in test:
@@ -51,11 +52,12 @@ def compare(
             else:
                 verdict.passed.append(test)
         elif ours:
-            verdict.listed.append(test)
+            verdict.listed[test] = differences[test]
         else:
             verdict.wrong[test] = "in the list of differences, but it passes"
-    for test in jaxbn.keys() - flax.keys():
-        verdict.wrong[test] = f"on Flax there is no such test: {jaxbn[test]}"
+    for test, error in jaxbn.items():
+        if error and test not in flax:
+            verdict.wrong[test] = f"not run on Flax; with jaxbn: {error}"
     for test in sorted(differences.keys() - flax.keys()):
         verdict.wrong[test] = "in the list of differences, but no test of this Flax"
     return verdict
