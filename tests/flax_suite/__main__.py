@@ -38,6 +38,7 @@ def run(root: Path) -> dict[str, dict[str, str]]:
         cache = {"JAX_COMPILATION_CACHE_DIR": str(root / f"{norm}-xla")}
         outcomes.unlink(missing_ok=True)
         options = [f"--norm={norm}", f"--outcomes={outcomes}"]
+        options += ["--continue-on-collection-errors"]
         command = [sys.executable, "-m", "pytest", "-p", "tests.flax_suite.plugin"]
         with log.open("w") as output:
             running[norm] = subprocess.Popen(

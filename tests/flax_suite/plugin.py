@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 class Outcomes:
-    """What came of each test, for a file: `""` or the first line of its error."""
+    """What came of each test, for a file: `""` or its error in short."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -81,18 +81,21 @@ class Outcomes:
     def pytest_runtest_logreport(self, report: pytest.TestReport):
         """A test passes if its call does, and its setup, parts and teardown do too."""
         if report.failed:
-            self.outcomes[report.nodeid] = _first_line(report)
+            self.outcomes[report.nodeid] = _in_short(report)
         elif report.passed and report.when == "call":
             self.outcomes.setdefault(report.nodeid, "")
 
     def pytest_collectreport(self, report: pytest.CollectReport):
         if report.failed:
-            self.outcomes[report.nodeid] = _first_line(report)
+            self.outcomes[report.nodeid] = _in_short(report)
 
     def pytest_sessionfinish(self):
         self.path.write_text(json.dumps(self.outcomes, indent=1))
 
 
-def _first_line(report: pytest.TestReport | pytest.CollectReport) -> str:
+def _in_short(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Two lines of an error, of which NumPy leaves the first empty; an import's last."""
     crash = getattr(report.longrepr, "reprcrash", None)
-    return (crash.message if crash else str(report.longrepr)).strip().split("\n")[0]
+    lines = (crash.message if crash else str(report.longrepr)).split("\n")
+    lines = [line.strip() for line in lines if line.strip()]
+    return " ".join(lines[:2] if crash else lines[-1:])
