@@ -12,7 +12,7 @@ FAST := tests/checks tests/core tests/functions tests/house \
   -m "not (hardware or processes)" -k "not (test_properties or pmap or vmap or unchecked)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test test-fast compare fuzz check-hardware compile-for-hardware lint format clean
+.PHONY: help demo lab test test-fast compare flax-suite run-flax-suite fuzz check-hardware compile-for-hardware lint format clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,14 @@ test-fast: $(VENV)/.dev ## the behaviour of the core; two minutes
 compare: $(VENV)/.compare ## jaxbn, flax, haiku, equinox, keras and torch on the same cases
 	@$(BIN)/python -m tests.comparison
 	@$(BIN)/python -m tests.comparison.torchvision_networks
+
+flax-suite: ## Flax's own tests of batch norm, on Flax and on jaxbn; two minutes
+	@$(MAKE) --no-print-directory VENV=$(VENV)-flax-suite run-flax-suite
+
+# In an environment of its own: other packages bring plugins and warnings to pytest, and
+# Flax's tests take a warning for an error.
+run-flax-suite: $(VENV)/.flax-suite
+	@$(BIN)/python -m tests.flax_suite
 
 check-hardware: ## compile for TPU and GPU, without either; STEPS=small takes two minutes
 	@$(MAKE) --no-print-directory VENV=$(VENV)-hardware compile-for-hardware
