@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two runs of one program, and how far they may be apart.
+
+Training amplifies rounding: by how much depends on the program, its learning rate and
+the number of steps, and cannot be known without running it. Each program is therefore
+run a third time, with Flax's other way to compute the same variance
+(`use_fast_variance=False`), which changes the original by its own rounding and nothing
+else. Numbers after training are equal within rounding if jaxbn's differ from the
+original's by at most FACTOR times as much as these do, or by what the steps alone
+round. What comes before training can be bounded without a third run: by AT_FIRST.
+
+A bias in front of a batch norm has no effect on a batch, and its gradient is 0 but for
+rounding. Adam divides a gradient by its own size: such a bias walks about, in steps of
+the learning rate, wherever rounding takes it, and the norm's running mean follows it.
+Two runs of the original are as far apart. These leaves have rows of their own, so that
+they do not hide what the others do.
+"""
+
+import functools
+import re
+import types
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+import jaxbn.linen
+import jaxbn.nnx
+from tests.tolerance import unit
+
+# Both differences are the largest of thousands of values from the same distribution,
+# amplified along the same directions: they are alike, but not equal.
+FACTOR = 8
+# A step rounds a value a few times: in the norm, the layers, the optimizer.
+ROUNDINGS = 8
+# A loss or an output of the first step, before anything is amplified: sums of some
+# thousand terms in float32, through a few layers.
+AT_FIRST = 100 * unit(np.float32)
+
+
+class Run(NamedTuple):
+    """What one run of a program leaves."""
+
+    start: Any  # the variables at initialization
+    end: Any  # after training
+    first: dict[str, Any]  # numbers that come before any update
+    values: dict[str, Any]  # losses, outputs after training
+    norms: set[type]  # the classes of the norms that ran
+
+
+class FlaxInTwoPasses(nn.BatchNorm):
+    """Flax's norm with the variance as the mean of squared deviations."""
+
+    use_fast_variance: bool = False
+
+
+# The names of scopes and parameters are made from the name of the class.
+FlaxInTwoPasses.__name__ = FlaxInTwoPasses.__qualname__ = "BatchNorm"
+
+LINEN = {
+    "flax": nn.BatchNorm,
+    "two passes": FlaxInTwoPasses,
+    "jaxbn": jaxbn.linen.BatchNorm,
+}
+NNX = {
+    "flax": nnx.BatchNorm,
+    "two passes": functools.partial(nnx.BatchNorm, use_fast_variance=False),
+    "jaxbn": jaxbn.nnx.BatchNorm,
+}
+
+
+def linen_with(norm: type[nn.Module]) -> types.ModuleType:
+    """`flax.linen` with another norm, for a program that says `nn.BatchNorm`.
+
+    As if the program had imported it under that name.
+    """
+    view = types.ModuleType(nn.__name__)
+    view.__dict__.update(vars(nn))
+    view.BatchNorm = norm
+    return view
+
+
+def watched(run: Callable[[], tuple]) -> Run:
+    """Runs a program from an empty cache, and notes the classes of its norms.
+
+    Programs hold jitted functions whose keys do not name the norm: without clearing the
+    cache the second run would be the first again.
+    """
+    jax.clear_caches()
+    norms = set()
+
+    def note(call, args, kwargs, context):
+        kind = type(context.module)
+        if "Norm" in kind.__name__ or "Renorm" in kind.__name__:
+            norms.add(kind)
+        return call(*args, **kwargs)
+
+    def note_nnx(kind, call):
+        @functools.wraps(call)
+        def noted(*args, **kwargs):
+            norms.add(kind)
+            return call(*args, **kwargs)
+
+        return noted
+
+    with nn.intercept_methods(note), pytest.MonkeyPatch.context() as patch:
+        for kind in (nnx.BatchNorm, jaxbn.nnx.BatchNorm):
+            patch.setattr(kind, "__call__", note_nnx(kind, kind.__call__))
+        found = run()
+    return Run(*jax.device_get(found), norms)
+
+
+def by_path(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves by names such as `params/norm/scale`."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def difference(a: Any, b: Any) -> float:
+    """The largest difference of any leaf, in parts of its largest value."""
+    worst = 0.0
+    for name, left in by_path(a).items():
+        left = left.astype(np.float64)
+        right = by_path(b)[name].astype(np.float64)
+        assert np.isfinite(left).all() and np.isfinite(right).all(), name
+        size = max(np.abs(left).max(initial=0), np.abs(right).max(initial=0))
+        if size > 0:
+            worst = max(worst, float(np.abs(left - right).max() / size))
+    return worst
+
+
+def check_same_kinds(a: Any, b: Any) -> None:
+    """Names, shapes and dtypes."""
+
+    def kinds(tree):
+        return {k: (v.shape, v.dtype) for k, v in by_path(tree).items()}
+
+    assert kinds(a) == kinds(b)
+
+
+def check_same_variables(a: Any, b: Any) -> None:
+    """Names, shapes, dtypes and values: initialization draws the same numbers.
+
+    Statistics may have seen a first batch: NumPyro initializes by running its model.
+    """
+    check_same_kinds(a, b)
+    a, b = by_path(a), by_path(b)
+    for name in a:
+        if name.startswith("batch_stats"):
+            assert difference(a[name], b[name]) <= AT_FIRST, name
+        else:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+class Row(NamedTuple):
+    """A row of the table: one group of numbers of one program."""
+
+    program: str
+    what: str
+    steps: int
+    ours: float  # the difference between jaxbn and the original
+    theirs: float  # the same of the original in two passes
+
+
+def version(package: str) -> str:
+    """The package and its version."""
+    return f"{package} {metadata.version(package)}"
+
+
+def compare(
+    program: str, steps: int, runs: dict[str, Run], *, free: str | None = None
+) -> list[Row]:
+    """Asserts that the runs are equal within rounding; returns rows for the table.
+
+    `free` matches the leaves that training leaves free: biases in front of norms.
+    """
+    original, again, ours = (runs[name] for name in LINEN)
+    assert original.norms and not original.norms & ours.norms
+    assert all(kind.__module__.startswith("jaxbn") for kind in ours.norms), ours.norms
+    check_same_variables(original.start, ours.start)
+    check_same_kinds(original.end, ours.end)
+    rows = []
+    for name in original.first:
+        off = [
+            difference(original.first[name], run.first[name]) for run in (ours, again)
+        ]
+        rows.append(Row(program, name, 0, *off))
+        assert off[0] <= AT_FIRST, rows[-1]
+    groups = [groups_after(run, free) for run in (original, ours, again)]
+    for name, value in groups[0].items():
+        off = [difference(value, others[name]) for others in groups[1:]]
+        rows.append(Row(program, name, steps, *off))
+        allowed = FACTOR * off[1] + ROUNDINGS * steps * unit(np.float32)
+        assert off[0] <= allowed, (rows[-1], allowed)
+    return rows
+
+
+def groups_after(run: Run, free: str | None) -> dict[str, Any]:
+    """What is compared as one, after training."""
+    groups = dict(run.values)
+    for name, leaf in by_path(run.end).items():
+        group = name.split("/")[0]
+        if free is not None and re.search(free, name):
+            group += " left free"
+        groups.setdefault(group, {})[name] = leaf
+    return groups
