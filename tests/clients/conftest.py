@@ -23,11 +23,12 @@ def as_users_run_programs(as_users_run_it, without_type_checker):
 
 @pytest.fixture
 def table(record_property):
-    """Takes the rows of a comparison; pytest-xdist brings them to the main process."""
+    """Prints the rows of a comparison at the end, and asserts that each is allowed."""
 
     def add(rows):
-        for row in rows:
+        for row in rows:  # pytest-xdist brings properties to the main process
             record_property("row", tuple(row))
+        assert not [row for row in rows if not row.ours <= row.allowed]
 
     return add
 
@@ -43,9 +44,18 @@ def pytest_terminal_summary(terminalreporter) -> None:
     if not rows:
         return
     terminalreporter.section("largest differences from the original")
-    texts = ("program", "numbers", "steps", "jaxbn", "flax in two passes")
-    widths = [max(len(str(row[k])) for row in (texts, *rows)) for k in range(3)]
-    for row in (texts, *rows):
-        cells = [str(cell).ljust(w) for cell, w in zip(row, widths, strict=False)]
-        numbers = [n if isinstance(n, str) else f"{n:.1e}" for n in row[3:]]
-        terminalreporter.write_line("  ".join(cells + [n.ljust(7) for n in numbers]))
+    heads = (
+        "allowed",
+        "jaxbn from flax",
+        "flax in two passes from flax",
+        "jaxbn from these",
+    )
+    texts = ("program", "numbers", "steps", *heads)
+    lines = [
+        (*map(str, row[:3]), *("-" if n is None else f"{n:.1e}" for n in row[3:]))
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(texts, *lines, strict=True)]
+    for line in (texts, *lines):
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        terminalreporter.write_line("  ".join(cells).rstrip())
