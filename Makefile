@@ -12,7 +12,7 @@ FAST := tests/checks tests/core tests/functions tests/house \
   -m "not (hardware or processes)" -k "not (test_properties or pmap or vmap or unchecked)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test test-fast compare flax-suite run-flax-suite fuzz check-hardware compile-for-hardware lint format clean
+.PHONY: help demo lab test test-fast compare flax-suite run-flax-suite clients run-clients fuzz check-hardware compile-for-hardware lint format clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -52,6 +52,13 @@ compile-for-hardware: $(VENV)/.hardware
 	TPU_SKIP_MDS_QUERY=1 JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
 	  XLA_FLAGS=--xla_gpu_autotune_level=0 JAX_PLATFORMS=cpu \
 	  $(BIN)/python -m tests.hardware.budgets $(STEPS)
+
+clients: ## real programs with their own norm and with jaxbn's; five minutes
+	@$(MAKE) --no-print-directory VENV=$(VENV)-clients run-clients
+
+# In an environment of its own: these programs bring TensorFlow and PyTorch.
+run-clients: $(VENV)/.clients
+	$(BIN)/python -m pytest -m clients tests/clients
 
 fuzz: $(VENV)/.dev ## draw batches cut in any way; DRAWS=1000 of each kind
 	DRAWS=$(DRAWS) $(BIN)/python -m pytest -n $(JOBS) tests/core/test_properties.py --hypothesis-profile fuzz
