@@ -94,7 +94,7 @@ class Outcomes:
 
 
 def _in_short(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """Two lines of an error, the first of which NumPy leaves empty; an import's last."""
+    """Two lines of an error, whose first NumPy leaves empty; of an import the last."""
     crash = getattr(report.longrepr, "reprcrash", None)
     lines = (crash.message if crash else str(report.longrepr)).split("\n")
     lines = [line.strip() for line in lines if line.strip()]
