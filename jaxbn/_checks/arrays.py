@@ -85,7 +85,7 @@ def check_mask(mask: Shaped[Array, "..."], shape: tuple[int, ...]) -> None:
 def check_reading(
     mask: Shaped[Array, "..."], shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Returns the shape, of the rank of `x`, by which a layer reads `mask`.
+    """Returns the shape by which a layer reads `mask`: its own, or one of more axes.
 
     A mask of lower rank has the leading axes of `x`. Flax would broadcast it as NumPy
     does: that is read too where it alone fits, and refused where both do. What masks
@@ -94,9 +94,9 @@ def check_reading(
     missing = len(shape) - mask.ndim
     leading, trailing = (*mask.shape, *[1] * missing), (*[1] * missing, *mask.shape)
     if missing <= 0 or not _fits(trailing, shape):
-        return leading
+        return mask.shape
     if all(size == 1 for a, size in enumerate(trailing) if a not in axes):
-        return leading
+        return mask.shape
     if _fits(leading, shape):
         raise ValueError(
             "`mask` must have the rank of `x` where it can be read in two ways, got "

@@ -174,6 +174,13 @@ def test_a_mask_with_two_readings_is_refused():
             norm(x, mask=jnp.ones((4, 1)))
 
 
+def test_a_mask_of_features_is_no_reading():
+    """Of such features Flax stores NaN; the error names the mask as it was given."""
+    norm = jaxbn.nnx.BatchNorm(5, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"got shape \(5,\) for `x` of shape \(10, 5"):
+        norm(jnp.ones((10, 5)), mask=jnp.arange(5) > 2)
+
+
 def test_a_mask_of_the_examples_is_one_whatever_the_sizes(rng):
     """Flax would mask features, and make NaN of them: nobody means that."""
     x = jnp.asarray(rng.normal(size=(4, 4)), jnp.float32)
