@@ -138,16 +138,23 @@ def lift_call(
     """
     if update_stats is None:
         update_stats = not use_running_average
-    if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool:
-        x = x.astype(jnp.float32)
     settings = settings_of(layer)
     if use_running_average and not update_stats:
         settings = settings.without_statistics
     update = UpdateSettings(
         momentum=layer.momentum, unbiased=layer.unbiased, debias=layer.debias
     )
+    x = _as_flax_takes(x)
     lifted = lift(x, settings, mask=mask, residual=residual, flax_mask=True)
     return LiftedCall(lifted, update, renorm, use_running_average, update_stats)
+
+
+def _as_flax_takes(x: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
+    """Integers and booleans as float32."""
+    kinds = (jnp.integer, jnp.bool_)
+    if hasattr(x, "dtype") and any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+        return x.astype(jnp.float32)
+    return x
 
 
 def call_layer(
@@ -172,9 +179,9 @@ def call_layer(
             warn_of_one_value(own_batch, axes)
             update_stats = False
     params = lift_params(lifted, scale, bias)
+    statistics = lift_statistics(lifted, *(given or state[:2]))
     moments = None
     if use_running_average:
-        statistics = lift_statistics(lifted, *(given or state[:2]))
         y = normalize_by(lifted, params, *statistics)
         if update_stats:
             moments = batch_moments(lifted.layout, lifted.batch)
@@ -209,11 +216,11 @@ def _updated(
 def _with_known_count(
     state: LayerState, momentum: float | Float[Array, ""] | None
 ) -> RunningStats:
-    """The running statistics, where they are no start with the count of no start.
+    """The running statistics, with a count for those of a layer that does not count.
 
-    They were loaded, from a layer that does not count. With a momentum they are taken
-    for settled, and updated as that layer would have updated them; the plain average
-    of all updates takes them for one.
+    These are no longer at the start although nothing was counted. With a momentum they
+    are taken for settled, and updated as that layer would have updated them; the plain
+    average of all updates takes them for one.
     """
     stats = state.stats
     if state.count is None:

@@ -110,6 +110,23 @@ def test_integers_are_computed_in_float32(run, modules, training, dtype, x):
     chex.assert_trees_all_close((ours, state), (theirs, expected), rtol=1e-5, atol=1e-5)
 
 
+def test_other_kinds_of_input_are_named():
+    for make in (
+        lambda: jaxbn.linen.BatchNorm(use_running_average=True).init(
+            jax.random.key(0), [1.0, 2.0]
+        ),
+        lambda: jaxbn.nnx.BatchNorm(2, rngs=nnx.Rngs(0))([1.0, 2.0]),
+    ):
+        with pytest.raises(TypeError, match="`x` must be an array, got list"):
+            make()
+
+
+def test_other_numbers_of_features_are_named():
+    norm = jaxbn.nnx.BatchNorm(3, use_scale=False, use_bias=False, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"`mean` must have shape \(5,\), the size of"):
+        norm(jnp.ones((8, 5)))
+
+
 def half(arrays, *, dtype=None, inexact=True):
     """Rounds all arrays, however wide they are."""
     return tuple(a if a is None else a.astype(jnp.bfloat16) for a in arrays)
