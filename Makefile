@@ -53,7 +53,7 @@ compile-for-hardware: $(VENV)/.hardware
 	  XLA_FLAGS=--xla_gpu_autotune_level=0 JAX_PLATFORMS=cpu \
 	  $(BIN)/python -m tests.hardware.budgets $(STEPS)
 
-clients: ## real programs with their own norm and with jaxbn's; five minutes
+clients: ## real programs with their own norm and with jaxbn's; six minutes
 	@$(MAKE) --no-print-directory VENV=$(VENV)-clients run-clients
 
 # In an environment of its own: these programs bring TensorFlow and PyTorch.

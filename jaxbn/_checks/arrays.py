@@ -188,8 +188,7 @@ def warn_of_one_value(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
     """For a layer, which may be called for the sake of shapes alone."""
     warnings.warn(
         f"`x` has one value per feature in training, shape {shape} with `axis` {axes}: "
-        "its variance is 0, normalized it is 0 whatever it is, and the running "
-        "statistics are not updated. Use a larger (virtual) batch, or "
-        "`use_running_average=True`.",
+        "its variance is 0 whatever it is, and the running statistics are not updated. "
+        "Use a larger (virtual) batch, or `use_running_average=True`.",
         stacklevel=2,
     )

@@ -37,17 +37,17 @@ class BatchNorm(nn.Module):
     each library reads the other's checkpoints. The numerics are those of
     `jaxbn.batch_norm`: the variance is accurate at any mean.
 
-    Differences from Flax, with examples in `docs/differences.md`. Right where Flax is
-    not: the variance at a large mean, means over devices under a mask, batches in which
-    nothing counts or a value is not finite (which Flax stores for ever), the dtype of
-    the statistics under x64. Otherwise:
+    Differences from Flax, with examples in `docs/differences.md`. Four bugs are not
+    kept: the variance at a large mean, masked means over several devices, statistics
+    that stay NaN after a batch with nothing to count or a value that is not finite, and
+    their dtype under x64. Besides:
 
     - the output has the dtype of `x` unless `dtype` is given, not the widest of `x` and
       parameters; integers become float32;
-    - what `mask` leaves out comes out as 0; a mask may have the leading axes of `x`,
-      and one with two readings is refused; floats are weights;
+    - where `mask` leaves a position out, the output is 0; a mask may have the leading
+      axes of `x`, and one with two readings is refused; floats are weights;
     - one value per feature in training warns, and updates nothing;
-    - what is out of range is refused, when the module is made if it can be known then.
+    - values out of range are refused, most of them when the module is made.
 
     Attributes:
         use_running_average: normalize by the running statistics (inference) instead of

@@ -99,9 +99,9 @@ def lift(
         mask = jnp.asarray(mask)
         mask = mask.reshape(check_reading(mask, x.shape, axes))
     batch = Batch(x, _lift_mask(mask, layout, compute_dtype(x)), residual)
-    known, traced = (0.0, epsilon) if isinstance(epsilon, Array) else (epsilon, None)
-    if traced is not None:
-        traced = traced.astype(compute_dtype(x))
+    known, traced = epsilon, None
+    if isinstance(known, Array):
+        known, traced = 0.0, known.astype(compute_dtype(x))
     if settings.activation is None or is_of_jax(settings.activation):
         static = Static(layout, known, settings.activation, dtype)
         return Lifted(static, batch, traced, None, dtype)

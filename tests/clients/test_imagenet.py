@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.clients import flax_examples
+from tests import flax_source
 from tests.clients.comparing import (
     LINEN,
     compare,
@@ -42,7 +42,7 @@ PROGRAM = "examples/imagenet"
 @pytest.fixture
 def example(monkeypatch):
     """The example's modules, and its default configuration."""
-    folder = flax_examples.folder("imagenet")
+    folder = flax_source.folder() / PROGRAM
     path = folder / "configs" / "default.py"  # this project has a `configs` too
     spec = importlib.util.spec_from_file_location("imagenet_default", path)
     default = importlib.util.module_from_spec(spec)

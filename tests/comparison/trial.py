@@ -37,7 +37,8 @@ class Outcome(NamedTuple):
     def right(self, scenario: Scenario, quantity: str) -> bool | None:
         """Whether it is; None without the feature."""
         if self.raised:
-            return scenario.refuse and self.raised.startswith(("ValueError", "UserW"))
+            named = self.raised.startswith(("ValueError", "UserWarning"))
+            return scenario.refuse and named
         if self.errors is None:
             return None
         return not scenario.refuse and self.errors[quantity] <= scenario.limit(quantity)

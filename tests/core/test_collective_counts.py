@@ -131,6 +131,7 @@ FEATURES = 48
 SENT = {
     "plain": (2 * FEATURES, 2 * FEATURES),
     "masked": (2 * FEATURES + 1, 2 * FEATURES),
+    "masked_by_feature": (3 * FEATURES, 2 * FEATURES),
     "two_groups": (2 * (2 * FEATURES + 1), 2 * 2 * FEATURES),
 }
 
@@ -146,6 +147,8 @@ def test_numbers_sent_do_not_grow_with_the_shards(kind, mode, num):
         options["axis_index_groups"] = groups
     x = jnp.ones((num, 4, 6, FEATURES))
     mask = None if kind == "plain" else jnp.ones((num, 4), bool)
+    if kind == "masked_by_feature":
+        mask = x > 0
 
     def forward(shard, scale):
         x, mask = shard

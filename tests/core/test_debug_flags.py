@@ -43,7 +43,7 @@ def test_moments_merged_and_statistics_updated(flag):
     nothing = jaxbn.Moments(jnp.zeros((3, 2)), jnp.zeros((3, 2)), jnp.zeros(3))
     merged = jaxbn.merge_moments(nothing)
     batch = jaxbn.compute_moments(jnp.asarray([[1.0, 2.0], [3.0, 5.0]]))
-    for momentum in (0.0, 0.9, None, jnp.asarray(0.0)):
+    for momentum in (0.0, 0.9, 1.0, None, jnp.asarray(0.0), jnp.asarray(1.0)):
         stats = jaxbn.init_running_stats(2)
         for moments in (merged, batch, batch):
             options = {"momentum": momentum, "debias": momentum is not None}

@@ -12,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxbn
 import jaxbn.linen
 import jaxbn.nnx
+from jaxbn._core.affine import OF_JAX
+from tests import shards
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 MODES = (True, False)  # training, inference
@@ -255,3 +259,58 @@ def test_rounds_as_one_of_jax(dtype, x):
     )
     assert one.dtype == other.dtype == dtype
     np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("activation", OF_JAX)
+def test_of_jax_is_as_applied_afterwards(activation, x):
+    """Output and gradients of each activation that is part of the derivative."""
+
+    def step(activation):
+        def loss(x, scale, bias):
+            y, _ = jaxbn.batch_norm(x, scale, bias, residual=x, activation=activation)
+            return jnp.sum(y**2), y
+
+        vectors = jnp.linspace(0.5, 2.0, 4), jnp.linspace(-1.0, 1.0, 4)
+        return jax.grad(loss, (0, 1, 2), has_aux=True)(x, *vectors)
+
+    chex.assert_trees_all_close(
+        step(activation), step(lambda z: activation(z)), rtol=1e-4, atol=1e-5
+    )
+
+
+def slope_of(x, slope, **options):
+    def loss(slope):
+        y, _ = jaxbn.batch_norm(
+            x, activation=lambda z: jnp.where(z > 0, z, slope * z), **options
+        )
+        return jnp.sum(y)
+
+    return jax.grad(loss)(slope)
+
+
+@pytest.mark.parametrize("mode", shards.MODES)
+def test_shards(mode, x):
+    """Each shard's part of the gradient; checked by `shard_map`, the whole."""
+    expected = slope_of(x, 0.3)
+    slopes = shards.mapped(mode, lambda x, s: slope_of(x, s, axis_name="i"))(
+        x.reshape(4, 2, 4), jnp.float32(0.3)
+    )
+    slopes = np.asarray(slopes)
+    together = slopes[0] if mode == "shard_map" else slopes.sum()
+    np.testing.assert_allclose(together, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
+def test_meshes(kind, x):
+    mesh = shards.mesh(4, kind)
+    placed = jax.device_put(x, NamedSharding(mesh, P("i")))
+    with jax.set_mesh(mesh):
+        slope = jax.jit(slope_of)(placed, 0.3)
+    np.testing.assert_allclose(slope, slope_of(x, 0.3), rtol=1e-5)
+
+
+@pytest.mark.parametrize("flag", [jax.debug_nans, jax.debug_infs])
+def test_debug_flags_find_nothing(flag, x):
+    with flag(True):
+        slope_of(x, 0.3, mask=x > 1)
+        slope_of(x, 0.3, mask=jnp.zeros((8, 1), bool))

@@ -1,43 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flax's tests: where they come from, and which of them use batch norm."""
+"""Which of Flax's tests use batch norm."""
 
 import ast
-import subprocess
-import sys
-import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 NAME = "BatchNorm"
-KEPT = ("tests", "pyproject.toml")  # the latter has the warnings that Flax ignores
-
-
-def download(version: str, folder: Path) -> Path:
-    """Returns a folder with the tests of this version of Flax.
-
-    Flax's wheels leave the tests out; its source distributions have them.
-
-    Raises:
-        OSError: pip cannot get it.
-    """
-    target = folder / f"flax-{version}"
-    if target.exists():
-        return target
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        command = [sys.executable, "-m", "pip", "download", f"flax=={version}"]
-        command += ["--no-deps", "--no-binary", "flax", "--dest", name, "--quiet"]
-        command += ["--disable-pip-version-check"]
-        answer = subprocess.run(command, capture_output=True, text=True)
-        archives = list(Path(name).glob("*.tar.gz"))
-        if answer.returncode or not archives:
-            raise OSError(answer.stderr.strip().splitlines()[-1])
-        with tarfile.open(archives[0]) as archive:
-            beginnings = tuple(f"{target.name}/{kept}" for kept in KEPT)
-            members = [m for m in archive if m.name.startswith(beginnings)]
-            archive.extractall(name, members, filter="data")
-        (Path(name) / target.name).rename(target)
-    return target
 
 
 def files_with_batch_norm(root: Path) -> list[str]:
