@@ -2,7 +2,7 @@
 """Batch normalization for JAX whose numbers you can trust.
 
 The pure functions are here and need only JAX; the Flax modules are in `jaxbn.linen` and
-`jaxbn.nnx`, which are imported when first used.
+`jaxbn.nnx`, which are imported when first used, as are the tools.
 """
 
 import importlib
@@ -21,18 +21,20 @@ from jaxbn._functions.running_stats import update_running_stats as update_runnin
 
 if TYPE_CHECKING:
     from jaxbn import conversion as conversion
+    from jaxbn import convert as convert
+    from jaxbn import folding as folding
     from jaxbn import linen as linen
     from jaxbn import nnx as nnx
     from jaxbn import population as population
 
 __version__ = "0.1.0"
 
-_WITH_FLAX = ("conversion", "linen", "nnx", "population")
+_ON_FIRST_USE = ("conversion", "convert", "folding", "linen", "nnx", "population")
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Imports the modules that need Flax when they are first used (PEP 562)."""
-    if name in _WITH_FLAX:
+    """Imports the other modules when they are first used (PEP 562)."""
+    if name in _ON_FIRST_USE:
         return importlib.import_module(f"jaxbn.{name}")
     raise AttributeError(f"module 'jaxbn' has no attribute {name!r}")
 
@@ -40,4 +42,6 @@ def __getattr__(name: str) -> ModuleType:
 def __dir__() -> list[str]:
     """The public names, those of the modules that are not imported yet too."""
     public = [name for name in globals() if not name.startswith("_")]
-    return sorted({*public, *_WITH_FLAX} - {"importlib", "ModuleType", "TYPE_CHECKING"})
+    return sorted(
+        {*public, *_ON_FIRST_USE} - {"importlib", "ModuleType", "TYPE_CHECKING"}
+    )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Variables of Linen models as those of NNX models, and back."""
+"""The old names of functions of `jaxbn.convert`; they warn."""
 
-from jaxbn._flax.conversion import from_linen, to_linen
+from jaxbn._convert.old_names import from_linen, to_linen
 
 __all__ = ["from_linen", "to_linen"]

@@ -1,6 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch norm for Flax Linen: change an import, and keep parameters and statistics."""
 
+from jaxbn._accumulation.linen import begin_accumulation, commit
+from jaxbn._diagnosis.linen import diagnose
 from jaxbn._flax.linen import BatchNorm, BatchRenorm
+from jaxbn._surgery.linen import freeze, replace, restore, synchronise, unfreeze
+from jaxbn._surgery.report import SurgeryReport
 
-__all__ = ["BatchNorm", "BatchRenorm"]
+__all__ = [
+    "BatchNorm",
+    "BatchRenorm",
+    "SurgeryReport",
+    "begin_accumulation",
+    "commit",
+    "diagnose",
+    "freeze",
+    "replace",
+    "restore",
+    "synchronise",
+    "unfreeze",
+]

@@ -3,7 +3,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +14,18 @@ from jaxtyping import Array, Float, Shaped
 from jaxbn._checks.kinds import is_complex, is_number
 
 
-def check_inexact(x: Shaped[Array, "*n"], *, name: str = "x") -> None:
-    """`x` must be an array of floating-point numbers, real or complex."""
+def check_array(x: object, *, name: str) -> None:
+    """It must have a dtype and a shape."""
     if not hasattr(x, "dtype"):
         raise TypeError(
             f"`{name}` must be an array, got {type(x).__name__}; convert it with "
             "`jnp.asarray`."
         )
+
+
+def check_inexact(x: Shaped[Array, "*n"], *, name: str = "x") -> None:
+    """`x` must be an array of floating-point numbers, real or complex."""
+    check_array(x, name=name)
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(
             f"`{name}` must hold floating-point numbers, got dtype {x.dtype}; convert "
@@ -40,10 +45,39 @@ def check_real(x: Shaped[Array, "*n"], *, name: str, reason: str) -> None:
 def check_features(
     x: Shaped[Array, "*n"],
     axes: tuple[int, ...],
+    num_segments: int | None = None,
     **vectors: Shaped[Array, "..."] | None,
 ) -> None:
-    """Each vector, given by its name, must have one value per feature."""
+    """Each vector, by its name, must have one value per feature (of each segment)."""
     expected = tuple(x.shape[a] for a in axes)
+    what = f"the size of the feature axes {axes} of `x`"
+    if num_segments is not None:
+        expected, what = (num_segments, *expected), f"`num_segments` and {what}"
+    _check_vectors(x, expected, what, vectors)
+
+
+def check_params(
+    x: Shaped[Array, "*n"],
+    axes: tuple[int, ...],
+    **vectors: Shaped[Array, "..."] | None,
+) -> None:
+    """Each vector must have one value per feature, or one for each example too."""
+    of_all = tuple(x.shape[a] for a in axes)
+    what = f"the size of the feature axes {axes} of `x`"
+    for name, vector in vectors.items():
+        each = vector is not None and np.ndim(vector) == len(axes) + 1 and 0 not in axes
+        expected = (x.shape[0], *of_all) if each else of_all
+        whose = f"the batch and {what}" if each else what
+        _check_vectors(x, expected, whose, {name: vector})
+
+
+def _check_vectors(
+    x: Shaped[Array, "*n"],
+    expected: tuple[int, ...],
+    what: str,
+    vectors: Mapping[str, Shaped[Array, "..."] | None],
+) -> None:
+    """Each vector, by its name, must have numbers of a kind and a shape."""
     for name, vector in vectors.items():
         if vector is None:
             continue
@@ -54,8 +88,8 @@ def check_features(
             check_real(vector, name=name, reason=f"`x` is {x.dtype}")
         if vector.shape != expected:
             raise ValueError(
-                f"`{name}` must have shape {expected}, the size of the feature axes "
-                f"{axes} of `x`, got {vector.shape} for `x` of shape {x.shape}."
+                f"`{name}` must have shape {expected}, {what}, got {vector.shape} for "
+                f"`x` of shape {x.shape}."
             )
 
 

@@ -33,8 +33,8 @@ def check_axis(axis: int | Sequence[int], shape: tuple[int, ...]) -> tuple[int, 
     return tuple(canonical)
 
 
-def check_axis_name(axis_name: object) -> tuple[str, ...]:
-    """Returns the names, each of which must be bound."""
+def axis_names(axis_name: object) -> tuple[str, ...]:
+    """Returns the names, whether bound or not."""
     if axis_name is None:
         return ()
     given: list[object] = [axis_name]
@@ -47,6 +47,12 @@ def check_axis_name(axis_name: object) -> tuple[str, ...]:
         )
     if len(set(names)) < len(names):
         raise ValueError(f"`axis_name` must name each axis once, got {names}.")
+    return names
+
+
+def check_axis_name(axis_name: object) -> tuple[str, ...]:
+    """Returns the names, each of which must be bound."""
+    names = axis_names(axis_name)
     for name in names:
         try:
             lax.axis_size(name)

@@ -2,9 +2,9 @@
 """Checks of modules and of the variables of models."""
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array
 
 
 def check_train_flag(use_running_average: bool | None) -> bool:
@@ -15,6 +15,15 @@ def check_train_flag(use_running_average: bool | None) -> bool:
             "got None in both; `model.train()` and `model.eval()` set it too."
         )
     return use_running_average
+
+
+def check_given_once(name: str, *, learned: bool, given: bool) -> None:
+    """`scale` or `bias` is learned by the layer, or given at the call."""
+    if learned and given:
+        raise ValueError(
+            f"`{name}` must be learned by the layer or given at the call, got both; "
+            f"construct the layer with `use_{name}=False`."
+        )
 
 
 def check_has_count(path: tuple[str, ...], momentum: object) -> None:
@@ -29,9 +38,7 @@ def check_has_count(path: tuple[str, ...], momentum: object) -> None:
         )
 
 
-def check_same_variables(
-    given: Mapping[str, Array], module: Mapping[str, Array]
-) -> None:
+def check_same_variables(given: Mapping[str, Any], module: Mapping[str, Any]) -> None:
     """`variables`, by path, must have the names and shapes of the module's."""
     missing, unknown = _other_names(module, given), _other_names(given, module)
     if missing or unknown:

@@ -35,12 +35,12 @@ def check_num_batches(num_batches: int) -> None:
         )
 
 
-def check_layers(layers: Collection[str], *, name: str) -> None:
+def check_layers(layers: Collection[str], *, name: str, to: str) -> None:
     """The model must have batch norms."""
     if not layers:
         raise ValueError(
             f"`{name}` must have at least one batch norm, a place with `mean` and "
-            "`var` of one shape, got none: there is nothing to estimate."
+            f"`var` of one shape, got none: there is nothing to {to}."
         )
 
 

@@ -72,10 +72,10 @@ def check_stacked_axis(axis: object, count_shape: tuple[int, ...]) -> int:
 
 
 def check_renorm(max_scale: object, max_shift: object) -> None:
-    """The limits of the corrections, where they are not traced."""
+    """The limits of the corrections, where they are neither traced nor schedules."""
     limits = (("max_scale", max_scale, 1), ("max_shift", max_shift, 0))
     for name, value, least in limits:
-        if isinstance(value, Array):
+        if isinstance(value, Array) or callable(value):
             continue
         if not is_number(value):
             raise TypeError(f"`{name}` must be a number, got {value!r}.")

@@ -68,6 +68,18 @@ class Params(NamedTuple):
     bias: Inexact[Array, "*c"] | None
     epsilon: Float[Array, ""] | None = None
 
+    def split(self, layout: Layout, batch: Batch) -> tuple["Params", Batch]:
+        """Moves what each example has of its own to what is cut with the batch."""
+        pairs = (("scale", self.scale), ("bias", self.bias))
+        own = {name: value for name, value in pairs if layout.has_examples(value)}
+        return self._replace(**dict.fromkeys(own)), batch._replace(**own)
+
+    def joined(self, batch: Batch) -> tuple["Params", Batch]:
+        """The inverse."""
+        scale = self.scale if batch.scale is None else batch.scale
+        bias = self.bias if batch.bias is None else batch.bias
+        return Params(scale, bias, self.epsilon), batch._replace(scale=None, bias=None)
+
 
 def epsilon_of(static: Static, params: Params) -> float | Float[Array, ""]:
     """What is added to the variance."""
@@ -84,8 +96,8 @@ def reciprocal_deviation(
 
 
 def slope_of(
-    rho: Inexact[Array, "*c"], scale: Inexact[Array, "*c"] | None
-) -> Inexact[Array, "*c"]:
+    rho: Inexact[Array, "*#c"], scale: Inexact[Array, "*#c"] | None
+) -> Inexact[Array, "*#c"]:
     r"""$\gamma\rho$, by which the centered input is multiplied."""
     return rho if scale is None else rho * scale
 
@@ -107,8 +119,8 @@ def center(
 
 def affine(
     centered: Inexact[Array, "*n"],
-    slope: Inexact[Array, "*c"],
-    bias: Inexact[Array, "*c"] | None,
+    slope: Inexact[Array, "*#c"],
+    bias: Inexact[Array, "*#c"] | None,
     residual: Inexact[Array, "*n"] | None,
     layout: Layout,
 ) -> Inexact[Array, "*n"]:
@@ -142,11 +154,14 @@ def normalize_by_given(
 ) -> Inexact[Array, "*n"]:
     """Normalizes a batch by statistics that do not depend on it: inference."""
     layout, _, activation, dtype = static
-    x, weights, residual = batch
+    x, weights, residual, segments = batch[:4]
     rho = reciprocal_deviation(var, epsilon_of(static, params)).astype(mean.dtype)
+    mean, rho = (layout.at_examples(vector, segments) for vector in (mean, rho))
+    scale, bias = params.scale, params.bias
+    if layout.differs(scale, bias):
+        rho, scale, bias = layout.as_rows((rho, scale, bias))
     centered = zero_where_left_out(center(x, mean, None, layout), weights)
     if residual is not None:
         residual = zero_where_left_out(residual, weights)
-    slope = slope_of(rho, params.scale)
-    z = affine(centered, slope, params.bias, residual, layout)
+    z = affine(centered, slope_of(rho, scale), bias, residual, layout)
     return activate(z, activation, weights, dtype)

@@ -79,7 +79,8 @@ def sum_together(
     """Returns the sums over all shards, by one collective.
 
     They are stacked by group where there are groups, unless those of this shard's group
-    alone are asked for. All are vectors of features, but the last may be one number.
+    alone are asked for. All are vectors of features, but the last may be one number,
+    or one for each segment.
     """
     if sync is None:
         return sums
@@ -108,7 +109,10 @@ def _packed(sums: Vectors) -> Float[Array, "..."]:
     """One array of all, end to end or in rows."""
     if _fit_in_line(sums):
         return jnp.concatenate([jnp.ravel(one) for one in sums])
-    return jnp.stack([one + jnp.zeros_like(sums[0]) for one in sums])
+    zeros = jnp.zeros_like(sums[0])
+    return jnp.stack(
+        [lax.expand_dims(one, range(one.ndim, zeros.ndim)) + zeros for one in sums]
+    )
 
 
 def _unpacked(packed: Float[Array, "..."], like: Vectors) -> Vectors:
@@ -119,7 +123,10 @@ def _unpacked(packed: Float[Array, "..."], like: Vectors) -> Vectors:
         return tuple(part.reshape(one.shape) for part, one in parts)
     rows = zip(jnp.unstack(packed), like, strict=True)
     # A number was repeated for each feature.
-    return tuple(row if one.ndim == row.ndim else jnp.max(row) for row, one in rows)
+    return tuple(
+        row if one.ndim == row.ndim else jnp.max(row, tuple(range(one.ndim, row.ndim)))
+        for row, one in rows
+    )
 
 
 def own(vectors: Vectors, sync: Sync | None) -> Vectors:

@@ -2,22 +2,29 @@
 """The geometry of a batch: its axes, who shares it, and which positions count."""
 
 import math
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Inexact, Shaped
+from jaxtyping import Array, Bool, Float, Inexact, Integer, Shaped
 
 from jaxbn._checks.kinds import is_complex
 from jaxbn._core.collectives import Sync
-from jaxbn._core.meshes import is_cut
+from jaxbn._core.meshes import is_cut, vary_like
 
 Weights = Bool[Array, "..."] | Float[Array, "..."] | None
 """Which positions count (bool) or how much (float): the rank of `x`, size 1 where it is
 the same for a whole axis, mostly so for features; None when all count."""
+
+
+Rows = TypeVar("Rows")
+
+Segments = Integer[Array, " b"] | None
+"""The segment of each example; None where there are none."""
 
 
 class Batch(NamedTuple):
@@ -26,6 +33,9 @@ class Batch(NamedTuple):
     x: Inexact[Array, "*n"]
     weights: Weights
     residual: Inexact[Array, "*n"] | None
+    segments: Segments = None  # one out of range has weight 0
+    scale: Inexact[Array, "..."] | None = None  # of shape (b, *c): each example's own
+    bias: Inexact[Array, "..."] | None = None  # likewise
 
 
 class Layout(NamedTuple):
@@ -35,6 +45,7 @@ class Layout(NamedTuple):
     feature_axes: tuple[int, ...]
     sync: Sync | None = None
     virtual_batch_size: int | None = None
+    num_segments: int | None = None
     pairs: bool = False  # the last axis, of features, holds real and imaginary part
 
     @property
@@ -44,8 +55,14 @@ class Layout(NamedTuple):
 
     @property
     def features(self) -> tuple[int, ...]:
-        """The sizes of the feature axes: the shape of statistics and parameters."""
+        """The sizes of the feature axes: the shape of parameters."""
         return tuple(self.shape[a] for a in self.feature_axes)
+
+    @property
+    def of_statistics(self) -> tuple[int, ...]:
+        """The shape of statistics: of each segment where there are segments."""
+        segments = () if self.num_segments is None else (self.num_segments,)
+        return segments + self.features
 
     @property
     def num_values(self) -> int:
@@ -73,14 +90,19 @@ class Layout(NamedTuple):
         return tuple(self.num_values * len(batch) for batch in self.sync.batches)
 
     def count(
-        self, weights: Bool[Array, "..."] | Float[Array, "..."], dtype: DTypeLike
+        self,
+        weights: Bool[Array, "..."] | Float[Array, "..."],
+        segments: Segments,
+        dtype: DTypeLike,
     ) -> Float[Array, "..."]:
-        """Sums a feature's weights: one number, or one for each where they differ."""
-        repeats = self._repeats_of(weights)
+        """Sums a feature's weights: one number, or one for each where they differ.
+
+        Of each segment where there are segments.
+        """
+        counts = self.total(weights.astype(dtype), segments) * self._repeats_of(weights)
         if all(weights.shape[a] == 1 for a in self.feature_axes):
-            return jnp.sum(weights, dtype=dtype) * repeats
-        counts = jnp.sum(weights, axis=self.reduced_axes, dtype=dtype) * repeats
-        return jnp.broadcast_to(counts, self.features)
+            return counts.reshape(self.of_statistics[: -len(self.feature_axes)])
+        return jnp.broadcast_to(counts, self.of_statistics)
 
     def _repeats_of(self, weights: Shaped[Array, "..."]) -> int:
         """How many values of a feature share one weight."""
@@ -94,17 +116,55 @@ class Layout(NamedTuple):
         axes = (*self.feature_axes, len(self.shape))
         return self._replace(shape=(*self.shape, 2), feature_axes=axes, pairs=True)
 
-    def expand(self, vector: Inexact[Array, "*c"]) -> Inexact[Array, "..."]:
-        """Gives a vector of features the rank of `x`."""
-        return lax.expand_dims(vector, self.reduced_axes)
+    def has_examples(self, vector: Inexact[Array, "..."] | None) -> bool:
+        """Whether a vector of features has a row for each example, or one for all."""
+        return vector is not None and vector.ndim > len(self.feature_axes)
+
+    def differs(self, *params: Inexact[Array, "..."] | None) -> bool:
+        """Whether examples are mapped differently, so that vectors have rows."""
+        return self.num_segments is not None or any(map(self.has_examples, params))
+
+    def as_rows(self, params: Rows) -> Rows:
+        """Gives vectors of features, and None, one row for all where they have none."""
+
+        def as_row(vector: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+            return vector if self.has_examples(vector) else vector[None]
+
+        return jax.tree.map(as_row, params)
+
+    def _axes_of(self, vector: Inexact[Array, "..."]) -> tuple[int, ...]:
+        """The axes of `x` that a vector of features has, or one for each example."""
+        batch = (0,) if self.has_examples(vector) else ()
+        return batch + self.feature_axes
+
+    def expand(self, vector: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+        """Gives a vector of features, or one for each example, the rank of `x`."""
+        axes = set(range(len(self.shape))) - set(self._axes_of(vector))
+        return lax.expand_dims(vector, tuple(sorted(axes)))
 
     def spread(
-        self, vector: Inexact[Array, "*c"], like: Float[Array, "*n"]
+        self, vector: Inexact[Array, "..."], like: Float[Array, "*n"]
     ) -> Inexact[Array, "*n"]:
-        """Gives a vector of features the shape of `x`, and how it is cut."""
+        """Gives it the shape of `x`, and how that is cut."""
         sharding = jax.typeof(like).sharding if is_cut(like) else None
-        axes = self.feature_axes
+        axes = self._axes_of(vector)
         return lax.broadcast_in_dim(vector, like.shape, axes, out_sharding=sharding)
+
+    def at_examples(
+        self, vector: Inexact[Array, "..."], segments: Segments
+    ) -> Inexact[Array, "..."]:
+        """Gives each example the row of its segment; 0 where it has none.
+
+        Where there are no segments, all examples share the vector.
+        """
+        if segments is None:
+            return vector
+        cut = None
+        if is_cut(segments) or is_cut(vector):
+            rows, columns = jax.typeof(segments).sharding, jax.typeof(vector).sharding
+            cut = rows.update(spec=jax.P(rows.spec[0], *columns.spec[1:]))
+        rows = vector.at[segments]
+        return rows.get(mode="fill", fill_value=0, out_sharding=cut)
 
     def pool(self, var: Float[Array, "*gc"]) -> Float[Array, "*gc"]:
         """Gives the two parts of a complex number one variance, the sum of theirs."""
@@ -112,9 +172,21 @@ class Layout(NamedTuple):
             return var
         return jnp.broadcast_to(jnp.sum(var, -1, keepdims=True), var.shape)
 
-    def total(self, x: Float[Array, "*n"]) -> Float[Array, "*c"]:
-        """Sums `x` over the reduced axes."""
-        return jnp.sum(x, axis=self.reduced_axes)
+    def total(self, x: Float[Array, "..."], segments: Segments) -> Float[Array, "..."]:
+        """Sums `x` over the reduced axes, where there are segments over each.
+
+        No product is taken, so that NaN in one segment stays there.
+        """
+        if segments is None:
+            return jnp.sum(x, axis=self.reduced_axes)
+        of_examples = jnp.sum(x, axis=self.reduced_axes[1:])
+        shape = (self.num_segments, *of_examples.shape[1:])
+        zeros = vary_like(jnp.zeros(shape, x.dtype), of_examples)
+        to_examples = partial(self.at_examples, segments=segments)
+        # The transpose also where a mesh is part of the type, for which JAX cannot tell
+        # how a scatter is cut.
+        (totals,) = jax.linear_transpose(to_examples, zeros)(of_examples)
+        return totals
 
 
 def compute_dtype(x: Inexact[Array, "*n"]) -> np.dtype:

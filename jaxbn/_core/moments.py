@@ -22,7 +22,9 @@ def batch_moments(layout: Layout, batch: Batch) -> Moments:
         return moments_from_pairs(pairs)
 
     def of_part(layout: Layout, part: Batch) -> tuple[None, Moments]:
-        return None, batch_statistics(part.x, part.weights, layout, 0.0).moments
+        return None, batch_statistics(
+            part.x, part.weights, part.segments, layout, 0.0
+        ).moments
 
     return by_virtual_batch(of_part, layout, batch)[1]
 

@@ -26,7 +26,8 @@ def from_pairs(pairs: Float[Array, "... 2"]) -> Complex[Array, "..."]:
 
 def batch_as_pairs(batch: Batch) -> Batch:
     """A complex batch without its residual: both parts of a number count as it does."""
-    return Batch(as_pairs(batch.x), weights_of_pairs(batch.weights), None)
+    weights = weights_of_pairs(batch.weights)
+    return Batch(as_pairs(batch.x), weights, None, batch.segments)
 
 
 def weights_of_pairs(weights: Weights) -> Weights:

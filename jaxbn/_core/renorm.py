@@ -30,13 +30,13 @@ class Correction(NamedTuple):
     scale: Float[Array, "*c"]
     shift: Float[Array, "*c"]
 
-    def of_scale(self, scale: Float[Array, "*c"] | None) -> Float[Array, "*c"]:
+    def of_scale(self, scale: Float[Array, "*#c"] | None) -> Float[Array, "*#c"]:
         r"""$\gamma r$, or its tangent."""
         return self.scale if scale is None else scale * self.scale
 
     def of_bias(
-        self, scale: Float[Array, "*c"] | None, bias: Float[Array, "*c"] | None
-    ) -> Float[Array, "*c"]:
+        self, scale: Float[Array, "*#c"] | None, bias: Float[Array, "*#c"] | None
+    ) -> Float[Array, "*#c"]:
         r"""$\beta + \gamma d$, or its tangent."""
         shift = self.shift if scale is None else scale * self.shift
         return shift if bias is None else shift + bias

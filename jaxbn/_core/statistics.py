@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from jaxbn._core import xla
 from jaxbn._core.affine import center
 from jaxbn._core.collectives import of_own_group, own, sum_together
 from jaxbn._core.layout import (
     Layout,
+    Segments,
     Weights,
     compute_dtype,
     weigh,
@@ -51,19 +52,24 @@ class Statistics(NamedTuple):
 
 @partial(jax.custom_jvp, nondiff_argnames=("layout", "epsilon"))
 def batch_statistics(
-    x: Float[Array, "*n"], weights: Weights, layout: Layout, epsilon: float
+    x: Float[Array, "*n"],
+    weights: Weights,
+    segments: Segments,
+    layout: Layout,
+    epsilon: float,
 ) -> Statistics:
-    """Returns the statistics of the values of `x` that count.
+    """Returns the statistics of the values of `x` that count, those of each segment.
 
     They are of all shards where `layout.sync` is given, stacked by group where it says
     so. The variance is right to rounding as a part of `var + epsilon`.
     """
     by_sums = partial(_by_sums, layout=layout, epsilon=epsilon)
     if compute_dtype(x) == jnp.float64:
-        statistics = by_sums(x, weights)
+        statistics = by_sums(x, weights, segments)
     else:
         by_double_sums = partial(_by_double_sums, layout=layout)
-        statistics = xla.where_double_is_fast(by_double_sums, by_sums, x, weights)
+        arguments = x, weights, segments
+        statistics = xla.where_double_is_fast(by_double_sums, by_sums, *arguments)
     sync = layout.sync
     if sync is not None and sync.stacked:
         return statistics
@@ -75,33 +81,41 @@ def batch_statistics(
 def _batch_statistics_jvp(
     layout: Layout,
     epsilon: float,
-    primals: tuple[Float[Array, "*n"], Weights],
-    tangents: tuple[Float[Array, "*n"], Shaped[Array, "..."] | None],
+    primals: tuple[Float[Array, "*n"], Weights, Segments],
+    tangents: tuple[Float[Array, "*n"], Any, Any],
 ) -> tuple[Statistics, Statistics]:
-    (x, weights), x_dot = primals, tangents[0]
-    statistics = batch_statistics(x, weights, layout, epsilon)
+    (x, weights, segments), x_dot = primals, tangents[0]
+    statistics = batch_statistics(x, weights, segments, layout, epsilon)
 
     def tangent(
         x: Float[Array, "*n"],
         weights: Weights,
+        segments: Segments,
         statistics: Statistics,
         x_dot: Float[Array, "*n"],
     ) -> Statistics:
-        anchor, shift = own(statistics[:2], layout.sync)
+        at = partial(layout.at_examples, segments=segments)
+        anchor, shift = map(at, own(statistics[:2], layout.sync))
         centered = zero_where_left_out(center(x, anchor, shift, layout), weights)
+        x_dot = x_dot.astype(centered.dtype)
         mean_dot, half_dot = moment_tangents(
-            centered, x_dot.astype(centered.dtype), statistics.count, weights, layout
+            centered, x_dot, statistics.count, weights, segments, layout
         )
         unmoved = jnp.zeros_like(mean_dot), jnp.zeros_like(statistics.count)
         return Statistics(mean_dot, unmoved[0], 2 * half_dot, unmoved[1])
 
     # Reverse mode keeps `x`, and centers it again.
     tangent = jax.checkpoint(tangent, prevent_cse=False)
-    return statistics, tangent(x, weights, statistics, x_dot)
+    return statistics, tangent(x, weights, segments, statistics, x_dot)
 
 
 def _by_sums(
-    x: Float[Array, "*n"], weights: Weights, *, layout: Layout, epsilon: float
+    x: Float[Array, "*n"],
+    weights: Weights,
+    segments: Segments,
+    *,
+    layout: Layout,
+    epsilon: float,
 ) -> Statistics:
     r"""The statistics by sums of $x$ and $x^2$, and of $x - \mu$ where those lose.
 
@@ -109,13 +123,13 @@ def _by_sums(
     large: it is off by about 1e-7 (mean / sd)**2. Where that matters, for any feature,
     the sums are taken once more, about the mean: right for any order of the values.
     """
-    sync = layout.sync
+    sync, at = layout.sync, partial(layout.at_examples, segments=segments)
     values = zero_where_left_out(x.astype(compute_dtype(x)), weights)
     sums = (
-        layout.total(weigh(values, weights)),
-        layout.total(weigh(lax.square(values), weights)),
+        layout.total(weigh(values, weights), segments),
+        layout.total(weigh(lax.square(values), weights), segments),
     )
-    first, second, count = _of_all_shards(sums, weights, layout)
+    first, second, count = _of_all_shards(sums, weights, segments, layout)
     share = share_of_one(count, weights, layout, first.ndim)
     mean, mean_square = first * share, second * share
     var = _variance(mean, mean_square)
@@ -130,16 +144,16 @@ def _by_sums(
         about = jnp.where(jnp.isfinite(mean), mean, 0)
         (pivot,) = of_own_group((about,), sync)
         (own_count,) = of_own_group((count,), sync)
-        centered = zero_where_left_out(center(x, pivot, None, layout), weights)
+        centered = zero_where_left_out(center(x, at(pivot), None, layout), weights)
         again = centered
         if weights is None:
             again = xla.subtract_again(x.astype(pivot.dtype), pivot, layout.expand)
         # Sums of parts of a mean: none overflows whose mean does not.
         own_share = share_of_one(own_count, weights, layout, 0)
-        if isinstance(own_share, Array) and own_share.ndim:  # one for each feature
-            own_share = layout.expand(own_share)
+        if isinstance(own_share, Array) and own_share.ndim:  # of features, segments
+            own_share = layout.expand(at(expand_last(own_share, pivot.ndim)))
         parts = centered * own_share, lax.square(again) * own_share
-        sums = tuple(layout.total(weigh(part, weights)) for part in parts)
+        sums = tuple(layout.total(weigh(part, weights), segments) for part in parts)
         distance, mean_square = sum_together(sums, sync)
         # Near the largest number `x` less its mean may overflow where its sum does not.
         better = jnp.isfinite(distance)
@@ -159,7 +173,7 @@ def _by_sums(
 
 
 def _by_double_sums(
-    x: Float[Array, "*n"], weights: Weights, *, layout: Layout
+    x: Float[Array, "*n"], weights: Weights, segments: Segments, *, layout: Layout
 ) -> Statistics:
     """The statistics by sums in double precision, in which float32 loses nothing."""
     with jax.enable_x64(True):
@@ -169,9 +183,9 @@ def _by_double_sums(
         # Side by side, for one sum: two would read `x` twice.
         powers = jnp.stack([values, lax.square(values)], axis=-1)
         powers = weigh(powers, None if weights is None else weights[..., None])
-        both = jnp.sum(powers, axis=layout.reduced_axes)
+        both = layout.total(powers, segments)
         sums = both[..., 0], both[..., 1]
-        first, second, count = _of_all_shards(sums, weights, layout)
+        first, second, count = _of_all_shards(sums, weights, segments, layout)
         share = share_of_one(count, weights, layout, first.ndim)
         mean = first * share
         var = _variance(mean, second * share)
@@ -183,6 +197,7 @@ def _by_double_sums(
 def _of_all_shards(
     sums: tuple[Float[Array, "*c"], Float[Array, "*c"]],
     weights: Weights,
+    segments: Segments,
     layout: Layout,
 ) -> tuple[Float[Array, "*gc"], Float[Array, "*gc"], Float[Array, "..."]]:
     """The two sums of all shards, and the count, stacked by group."""
@@ -191,7 +206,7 @@ def _of_all_shards(
         counts = layout.counts if layout.has_groups else layout.counts[0]
         first, second = sum_together(sums, layout.sync)
         return first, second, jnp.asarray(counts, dtype)
-    counts = layout.count(weights, dtype)
+    counts = layout.count(weights, segments, dtype)
     first, second, count = sum_together((*sums, counts), layout.sync)
     return first, second, count
 
@@ -250,6 +265,7 @@ def moment_tangents(
     x_dot: Float[Array, "*n"],
     count: Float[Array, "..."],
     weights: Weights,
+    segments: Segments,
     layout: Layout,
 ) -> tuple[Float[Array, "*gc"], Float[Array, "*gc"]]:
     r"""Returns the tangents of the mean and of half the variance.
@@ -261,7 +277,7 @@ def moment_tangents(
     The mean's tangent adds nothing to the variance's, since $\sum_i w_i (x_i-\mu) = 0$.
     """
     x_dot = weigh(zero_where_left_out(x_dot, weights), weights)
-    sums = layout.total(x_dot), layout.total(centered * x_dot)
+    sums = layout.total(x_dot, segments), layout.total(centered * x_dot, segments)
     sums = sum_together(sums, layout.sync, own_group=True)
     share = share_of_one(count, weights, layout, sums[0].ndim)
     return sums[0] * share, sums[1] * share

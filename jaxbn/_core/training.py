@@ -56,12 +56,13 @@ from jaxbn._core.collectives import own
 from jaxbn._core.layout import (
     Batch,
     Layout,
+    Segments,
     Weights,
     compute_dtype,
     vector_dtype,
     zero_where_left_out,
 )
-from jaxbn._core.meshes import in_mesh_of, vary_like
+from jaxbn._core.meshes import in_mesh_of, vary_like, vary_together
 from jaxbn._core.pairs import batch_as_pairs, from_pairs, moments_from_pairs
 from jaxbn._core.renorm import Correction, Target, correction
 from jaxbn._core.statistics import batch_statistics, moment_tangents
@@ -83,6 +84,7 @@ class Saved(NamedTuple):
     residual: Float[Array, "*n"] | None  # likewise, unless `output` tells enough
     output: Float[Array, "*n"] | None  # tells the sign of z after a ReLU with residual
     corrected: Correction | None
+    segments: Segments
 
 
 Result = tuple[Float[Array, "*n"], Moments]
@@ -99,8 +101,10 @@ def normalize_by_batch(
     """
     if is_complex(batch.x.dtype):
         return _normalize_complex(static, batch, params)
+    shared, batch = params.split(static.layout, batch)
 
     def of_part(layout: Layout, part: Batch) -> Result:
+        params, part = shared.joined(part)
         return _normalize(static._replace(layout=layout), part, params, target)
 
     with in_mesh_of(batch.x):
@@ -140,20 +144,29 @@ def _forward(
 ) -> tuple[Result, Saved]:
     """Returns the result and what the derivative needs."""
     layout, known, activation, dtype = static
-    (x, weights, residual), (scale, bias, _) = batch, params
+    (x, weights, residual, segments), (scale, bias, _) = batch[:4], params
+    at = functools.partial(layout.at_examples, segments=segments)
     epsilon = epsilon_of(static, params)
-    statistics = batch_statistics(x, weights, layout, known)
+    differs = layout.differs(scale, bias)
+    if differs:
+        scale, bias = layout.as_rows((scale, bias))
+    statistics = batch_statistics(x, weights, segments, layout, known)
     anchor, shift, var = own(statistics[:3], layout.sync)
     var = layout.pool(var)
     rho = reciprocal_deviation(var, epsilon)
     corrected = None
     if target is not None:
         corrected = correction(anchor, shift, var, target, epsilon)
+        corrected = Correction(*map(at, corrected))
+        if differs:
+            corrected = layout.as_rows(corrected)
         scale, bias = corrected.of_scale(scale), corrected.of_bias(scale, bias)
-    centered = zero_where_left_out(center(x, anchor, shift, layout), weights)
+    mean = at(anchor), at(shift)
+    centered = zero_where_left_out(center(x, *mean, layout), weights)
     if residual is not None:
         residual = zero_where_left_out(residual, weights)
-    z = affine(centered, slope_of(rho, scale), bias, residual, layout)
+    slope = layout.as_rows(at(rho)) if differs else rho
+    z = affine(centered, slope_of(slope, scale), bias, residual, layout)
     y = activate(z, activation, weights, dtype)
     sign_from_output = activation is jax.nn.relu and residual is not None
     if sign_from_output:
@@ -170,6 +183,7 @@ def _forward(
         residual=None if activation is None or sign_from_output else residual,
         output=y if sign_from_output else None,
         corrected=corrected,
+        segments=segments,
     )
     return (y, statistics.moments), saved
 
@@ -200,18 +214,33 @@ def _tangent(
     layout, working = static.layout, saved.anchor.dtype
     scale_dot, bias_dot, epsilon_dot = params_dot
     x_dot = x_dot.astype(working)
+    at = functools.partial(layout.at_examples, segments=saved.segments)
+    anchor, shift, rho = map(at, (saved.anchor, saved.shift, saved.rho))
+    differs = layout.differs(scale_dot, bias_dot)
+    if differs:
+        rho = layout.as_rows(rho)
+    saved = saved._replace(anchor=anchor, shift=shift, rho=rho)
     centered = zero_where_left_out(
-        center(saved.x, saved.anchor, saved.shift, layout), saved.weights
+        center(saved.x, anchor, shift, layout), saved.weights
     )
-    all_dot = moment_tangents(centered, x_dot, saved.count, saved.weights, layout)
+    all_dot = moment_tangents(
+        centered, x_dot, saved.count, saved.weights, saved.segments, layout
+    )
     mean_dot, half_dot = own(all_dot, layout.sync)
     half_dot = layout.pool(half_dot)
     if epsilon_dot is not None:
         half_dot = half_dot + epsilon_dot / 2
+    if differs:
+        vectors = mean_dot, half_dot, scale_dot, bias_dot
+        if layout.sync is not None:
+            # Packed before it meets what each example has, so that the transpose of
+            # all that they share is one collective.
+            vectors = vary_together(vectors, x_dot)
+        vectors = at(vectors[0]), at(vectors[1]), *vectors[2:]
+        mean_dot, half_dot, scale_dot, bias_dot = layout.as_rows(vectors)
     if saved.corrected is not None and scale_dot is not None:
         bias_dot = saved.corrected.of_bias(scale_dot, bias_dot)
         scale_dot = saved.corrected.of_scale(scale_dot)
-    rho = saved.rho
     slope = slope_of(rho, saved.scale)
     # Factor by factor, since rho**3 alone would leave the range of float32.
     slope_dot = -(half_dot * rho * rho * slope)
@@ -220,10 +249,13 @@ def _tangent(
     offset_dot = -slope * mean_dot
     if bias_dot is not None:
         offset_dot = offset_dot + bias_dot
-    if layout.sync is not None:
-        # Packed, so that their transpose is one collective.
+    if layout.sync is not None and not differs:
+        # Likewise, but fewer numbers.
         both = vary_like(jnp.stack([slope_dot, offset_dot]), x_dot)
         slope_dot, offset_dot = both[0], both[1]
+    if differs:
+        slope_dot = slope_dot + jnp.zeros_like(offset_dot)
+        offset_dot = offset_dot + jnp.zeros_like(slope_dot)
     spread = functools.partial(layout.spread, like=x_dot)
     offset_dot, slope_dot = xla.spread_together(offset_dot, slope_dot, spread)
     z_dot = affine(x_dot, slope, None, residual_dot, layout)

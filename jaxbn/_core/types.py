@@ -6,6 +6,7 @@ The letters, in `jaxtyping` annotations and in docstrings:
 - `*n`: the whole shape of the input `x`, any rank;
 - `*c`: the sizes of the feature axes of `x`, in increasing order of axis, one letter
   group for the usual single axis and for several;
+- `*#c`: the same, with a row for each example, or one for all, where examples differ;
 - `*g`: statistics groups, stacked in front; empty for one batch;
 - `*gc`: groups, then features;
 - `b`, `h`, `w`, `t`: batch, height, width and time, in examples.

@@ -9,8 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxbn._checks.models import check_same_variables
+from jaxbn._flax.nnx import FrozenParam
 
-COLLECTIONS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+COLLECTIONS = {
+    "params": nnx.Any(nnx.Param, FrozenParam),
+    "batch_stats": nnx.All(nnx.BatchStat, nnx.Not(FrozenParam)),
+}
 
 
 def to_linen(module: nnx.Module) -> dict[str, Any]:
@@ -31,9 +35,9 @@ def to_linen(module: nnx.Module) -> dict[str, Any]:
     Example:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
-        >>> import jaxbn.conversion, jaxbn.linen, jaxbn.nnx
+        >>> import jaxbn.convert, jaxbn.linen, jaxbn.nnx
         >>> norm = jaxbn.nnx.BatchNorm(1, rngs=nnx.Rngs(0))
-        >>> variables = jaxbn.conversion.to_linen(norm)
+        >>> variables = jaxbn.convert.to_linen(norm)
         >>> sorted(variables["params"]), sorted(variables["batch_stats"])
         (['bias', 'scale'], ['mean', 'var'])
         >>> linen = jaxbn.linen.BatchNorm(use_running_average=True)
@@ -71,13 +75,13 @@ def from_linen(module: nnx.Module, variables: Mapping[str, Any]) -> None:
         >>> import jax
         >>> import jax.numpy as jnp
         >>> from flax import nnx
-        >>> import jaxbn.conversion, jaxbn.linen, jaxbn.nnx
+        >>> import jaxbn.convert, jaxbn.linen, jaxbn.nnx
         >>> linen = jaxbn.linen.BatchNorm(use_running_average=False, momentum=0.5)
         >>> x = jnp.array([[1.0], [5.0]])
         >>> variables = linen.init(jax.random.key(0), x)
         >>> _, updates = linen.apply(variables, x, mutable=["batch_stats"])
         >>> norm = jaxbn.nnx.BatchNorm(1, rngs=nnx.Rngs(0))
-        >>> jaxbn.conversion.from_linen(norm, {**variables, **updates})
+        >>> jaxbn.convert.from_linen(norm, {**variables, **updates})
         >>> norm.mean[...].item()
         1.5
 

@@ -4,12 +4,14 @@
 Which statistics normalize the batch, whether the running ones are updated, and how.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Inexact, Shaped
+from jaxtyping import Array, Float, Inexact, Integer, Shaped
 
 from jaxbn._checks.arrays import (
     check_activation,
@@ -19,6 +21,8 @@ from jaxbn._checks.arrays import (
 )
 from jaxbn._checks.axes import check_part_size
 from jaxbn._checks.kinds import is_complex
+from jaxbn._checks.models import check_given_once
+from jaxbn._checks.segments import check_num_segments
 from jaxbn._checks.statistics import check_momentum
 from jaxbn._core.affine import Activation
 from jaxbn._core.moments import batch_moments
@@ -51,18 +55,51 @@ class Fields(Protocol):
     axis_name: str | Sequence[str] | None
     axis_index_groups: Sequence[Sequence[int]] | None
     virtual_batch_size: int | None
+    num_segments: int | None
     activation: Activation | None
     momentum: float | Float[Array, ""] | None
     unbiased: bool
     debias: bool
+    frozen: bool
 
 
 @runtime_checkable
 class RenormFields(Protocol):
     """The fields that batch renorm has too."""
 
-    max_scale: float
-    max_shift: float
+    max_scale: "Limit"
+    max_shift: "Limit"
+
+
+Limit = float | Callable[[Any], Any]
+"""Of a correction, or its schedule over the layer's updates, as of optax."""
+
+
+class CallArrays(NamedTuple):
+    """What a call gives besides `x`."""
+
+    mask: Shaped[Array, "..."] | None
+    segment_ids: Integer[Array, " b"] | None
+    scale: Inexact[Array, "..."] | None
+    bias: Inexact[Array, "..."] | None
+    residual: Inexact[Array, "*n"] | None
+
+
+class Limits(NamedTuple):
+    """How far batch renorm corrects at most, when a call is made."""
+
+    max_scale: Limit | Float[Array, ""]
+    max_shift: Limit | Float[Array, ""]
+
+    def after(self, count: Float[Array, "..."]) -> RenormSettings:
+        """The limits of each feature, after `count` updates of its own."""
+
+        def limit(value: Limit | Float[Array, ""]) -> float | Float[Array, "..."]:
+            if not callable(value):
+                return value
+            return jax.vmap(value)(jnp.ravel(count)).reshape(count.shape)
+
+        return RenormSettings(limit(self.max_scale), limit(self.max_shift))
 
 
 class LiftedCall(NamedTuple):
@@ -70,7 +107,7 @@ class LiftedCall(NamedTuple):
 
     lifted: Lifted
     update: UpdateSettings
-    renorm: RenormSettings | None
+    renorm: Limits | None
     use_running_average: bool
     update_stats: bool
 
@@ -80,6 +117,7 @@ def check_fields(layer: Fields) -> None:
     check_momentum(layer.momentum)
     check_epsilon(layer.epsilon)
     check_part_size(layer.virtual_batch_size)
+    check_num_segments(layer.num_segments)
     check_activation(layer.activation)
 
 
@@ -89,6 +127,7 @@ def settings_of(layer: Fields) -> BatchSettings:
         axis=layer.axis,
         epsilon=layer.epsilon,
         virtual_batch_size=layer.virtual_batch_size,
+        num_segments=layer.num_segments,
         axis_name=layer.axis_name,
         axis_index_groups=layer.axis_index_groups,
         activation=layer.activation,
@@ -100,22 +139,23 @@ def renorm_of(
     layer: RenormFields,
     max_scale: float | Float[Array, ""] | None,
     max_shift: float | Float[Array, ""] | None,
-) -> RenormSettings:
+) -> Limits:
     """The limits of the corrections: the call's, or else the layer's."""
-    return RenormSettings(
+    return Limits(
         max_scale=layer.max_scale if max_scale is None else max_scale,
         max_shift=layer.max_shift if max_shift is None else max_shift,
     )
 
 
 def counts_updates(layer: Fields) -> bool:
-    """Whether the update needs to know how many there were before."""
-    return layer.momentum is None or layer.debias
+    """Whether a call needs to know how many updates there were before."""
+    limits = (getattr(layer, name, None) for name in Limits._fields)
+    return layer.momentum is None or layer.debias or any(map(callable, limits))
 
 
-def start_for(dtype: DTypeLike, num_features: int | Sequence[int]) -> RunningStats:
+def start_for(dtype: DTypeLike, shape: Sequence[int]) -> RunningStats:
     """Returns the statistics before the first update, of a complex mean for complex."""
-    start = init_running_stats(num_features)
+    start = init_running_stats(shape)
     mean = start.mean.astype(jnp.complex64) if is_complex(dtype) else start.mean
     return start._replace(mean=mean)
 
@@ -123,21 +163,23 @@ def start_for(dtype: DTypeLike, num_features: int | Sequence[int]) -> RunningSta
 def lift_call(
     layer: Fields,
     x: Shaped[Array, "*n"],
+    arrays: CallArrays,
     *,
-    mask: Shaped[Array, "..."] | None,
-    residual: Inexact[Array, "*n"] | None,
     use_running_average: bool,
     update_stats: bool | None,
-    renorm: RenormSettings | None,
+    renorm: Limits | None,
 ) -> LiftedCall:
     """Checks and lifts a call, once.
 
     Which statistics are used and whether they are updated are two choices; by default
     the running statistics are updated exactly when they are not used. With `renorm` the
-    batch is corrected towards them.
+    batch is corrected towards them. A frozen layer uses them and updates nothing,
+    whatever the call asks for.
     """
     if update_stats is None:
         update_stats = not use_running_average
+    if layer.frozen:
+        use_running_average, update_stats = True, False
     settings = settings_of(layer)
     if use_running_average and not update_stats:
         settings = settings.without_statistics
@@ -145,7 +187,14 @@ def lift_call(
         momentum=layer.momentum, unbiased=layer.unbiased, debias=layer.debias
     )
     x = _as_flax_takes(x)
-    lifted = lift(x, settings, mask=mask, residual=residual, flax_mask=True)
+    lifted = lift(
+        x,
+        settings,
+        mask=arrays.mask,
+        segment_ids=arrays.segment_ids,
+        residual=arrays.residual,
+        flax_mask=True,
+    )
     return LiftedCall(lifted, update, renorm, use_running_average, update_stats)
 
 
@@ -157,10 +206,26 @@ def _as_flax_takes(x: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
     return x
 
 
+def affine_of(
+    layer: Fields,
+    learned: dict[str, Inexact[Array, "*c"] | None],
+    arrays: CallArrays,
+) -> tuple[Inexact[Array, "..."] | None, Inexact[Array, "..."] | None]:
+    """Scale and bias: the call's, or the layer's, which have no gradient if frozen."""
+    for name, own in learned.items():
+        given = getattr(arrays, name)
+        check_given_once(name, learned=own is not None, given=given is not None)
+    if layer.frozen:
+        learned = lax.stop_gradient(learned)
+    scale = learned["scale"] if arrays.scale is None else arrays.scale
+    bias = learned["bias"] if arrays.bias is None else arrays.bias
+    return scale, bias
+
+
 def call_layer(
     call: LiftedCall,
-    scale: Inexact[Array, "*c"] | None,
-    bias: Inexact[Array, "*c"] | None,
+    scale: Inexact[Array, "..."] | None,
+    bias: Inexact[Array, "..."] | None,
     state: LayerState,
     given: Sequence[Inexact[Array, "*c"]] | None = None,
 ) -> tuple[Inexact[Array, "*n"], LayerState | None]:
@@ -188,7 +253,8 @@ def call_layer(
     else:
         target = None
         if renorm is not None:
-            target = lift_target(lifted, state.stats, renorm)
+            known = _with_known_count(state, update.momentum)
+            target = lift_target(lifted, known, renorm.after(known.count))
         y, moments = normalize_by_own(lifted, params, target)
     if moments is None or not update_stats:
         return y, None
@@ -202,7 +268,10 @@ def _updated(
 ) -> LayerState:
     """The state after a batch with these moments."""
     if state.record is not None:
-        return state._replace(record=add_to_record(state.record, moments))
+        record = add_to_record(state.record, moments)
+        state, moments = state._replace(record=record), Moments(*record)
+        if state.pending is None:
+            return state
     stats = update_running_stats(
         _with_known_count(state, settings.momentum),
         moments,

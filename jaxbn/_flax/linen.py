@@ -8,13 +8,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Inexact, Shaped
+from jaxtyping import Array, Float, Inexact, Integer, Shaped
 
 from jaxbn._checks.models import check_has_count
 from jaxbn._checks.statistics import check_renorm
 from jaxbn._core.affine import Activation
 from jaxbn._core.moments import batch_moments
 from jaxbn._flax.layer import (
+    CallArrays,
+    Limit,
+    Limits,
+    affine_of,
     call_layer,
     check_fields,
     counts_updates,
@@ -23,7 +27,6 @@ from jaxbn._flax.layer import (
     start_for,
 )
 from jaxbn._flax.records import LayerState, names_of_state
-from jaxbn._functions.settings import RenormSettings
 
 
 class BatchNorm(nn.Module):
@@ -76,6 +79,10 @@ class BatchNorm(nn.Module):
         virtual_batch_size: normalize contiguous parts of this many examples, each by
             its own moments (ghost batch norm), as in `jaxbn.batch_norm`; the running
             statistics are updated with the moments of all parts together.
+        num_segments: keep statistics of this many segments, such as domains: each
+            example is normalized by those of its own, and `mean` and `var` have a
+            leading axis. The call then needs `segment_ids`. A segment without examples
+            keeps its statistics.
         unbiased: store the variance with Bessel's correction, as PyTorch does.
         debias: leave the initial 0 and 1 out of the running statistics, so that they
             suit inference from the first update on; a `count` is then in `batch_stats`
@@ -84,6 +91,8 @@ class BatchNorm(nn.Module):
         activation: applied last. One of `jax.nn` is part of the layer's derivative,
             which stores nothing for it; any other, such as `nn.PReLU()` or a closure,
             is applied as if after the layer.
+        frozen: inference whatever the call asks for, and no gradient for scale and
+            bias; `jaxbn.linen.freeze` sets it in a whole model.
 
     Example:
         >>> import jax
@@ -117,9 +126,11 @@ class BatchNorm(nn.Module):
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
     virtual_batch_size: int | None = None
+    num_segments: int | None = None
     unbiased: bool = False
     debias: bool = False
     activation: Activation | None = None
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -133,6 +144,9 @@ class BatchNorm(nn.Module):
         use_running_average: bool | None = None,
         *,
         mask: Shaped[Array, "..."] | None = None,
+        segment_ids: Integer[Array, " b"] | None = None,
+        scale: Inexact[Array, "..."] | None = None,
+        bias: Inexact[Array, "..."] | None = None,
         residual: Inexact[Array, "*n"] | None = None,
         update_stats: bool | None = None,
     ) -> Inexact[Array, "*n"]:
@@ -153,6 +167,11 @@ class BatchNorm(nn.Module):
             mask: which positions count, as in `jaxbn.compute_moments`, or broadcast to
                 `x` as by NumPy; elsewhere the output is 0, in training and in
                 inference.
+            segment_ids: the segment of each example, below `num_segments`, as in
+                `jaxbn.compute_moments`.
+            scale: of shape `(*c)`, or one for each example, `(b, *c)`, such as one for
+                its class (conditional batch norm). Needs `use_scale=False`.
+            bias: likewise, with `use_bias=False`.
             residual: added before the activation, of the shape of `x`.
             update_stats: whether the running statistics are updated; None: exactly when
                 they are not used.
@@ -170,17 +189,17 @@ class BatchNorm(nn.Module):
             UserWarning: `x` has one value per feature in training: it is normalized to
                 0, and nothing is updated.
         """
-        return _call(self, x, use_running_average, mask, residual, update_stats)
+        arrays = CallArrays(mask, segment_ids, scale, bias, residual)
+        return _call(self, x, arrays, use_running_average, update_stats)
 
 
 def _call(
     norm: BatchNorm,
     x: Shaped[Array, "*n"],
+    arrays: CallArrays,
     use_running_average: bool | None,
-    mask: Shaped[Array, "..."] | None,
-    residual: Inexact[Array, "*n"] | None,
     update_stats: bool | None,
-    renorm: RenormSettings | None = None,
+    renorm: Limits | None = None,
 ) -> Inexact[Array, "*n"]:
     """A call of either module: makes or reads its variables, and writes them.
 
@@ -193,15 +212,14 @@ def _call(
     call = lift_call(
         norm,
         x,
-        mask=mask,
-        residual=residual,
+        arrays,
         # No axis is bound in initialization, and a batch of one example will do.
         use_running_average=use_running_average or initializing,
         update_stats=False if initializing else update_stats,
         renorm=renorm,
     )
     layout, batch = call.lifted.layout, call.lifted.batch
-    start = start_for(batch.x.dtype, layout.features)
+    start = start_for(batch.x.dtype, layout.of_statistics)
     has = partial(norm.has_variable, "batch_stats")
     counts = counts_updates(norm)
     if counts and has("mean") and not has("count"):
@@ -217,9 +235,10 @@ def _call(
         scale = norm.param("scale", norm.scale_init, layout.features, norm.param_dtype)
     if norm.use_bias:
         bias = norm.param("bias", norm.bias_init, layout.features, norm.param_dtype)
+    scale, bias = affine_of(norm, {"scale": scale, "bias": bias}, arrays)
     state = LayerState.from_variables({k: v.value for k, v in variables.items()})
     given = None
-    if initializing and not use_running_average:
+    if initializing and not (use_running_average or norm.frozen):
         given = batch_moments(layout, batch)[:2]
     y, new = call_layer(call, scale, bias, state, given)
     if new is not None:
@@ -236,11 +255,15 @@ class BatchRenorm(BatchNorm):
     in training, with the corrections r and d of `jaxbn.batch_renorm` within the limits;
     inference is that of `BatchNorm`, and so are the other fields, the `params` and the
     `batch_stats`. The running statistics must be good before they correct: start with
-    limits of 1 and 0 and open them, or use `debias`.
+    limits of 1 and 0 and open them by a schedule, or use `debias`. CrossQ, for one, has
+    `max_scale=optax.join_schedules([lambda _: 1.0, lambda _: 3.0], [100_000])`.
 
     Attributes:
-        max_scale: the largest correction of the deviation, at least 1.
-        max_shift: the largest of the mean, in running deviations, at least 0.
+        max_scale: the largest correction of the deviation, at least 1; or its schedule,
+            a function of the number of updates, such as one of optax. The layer then
+            keeps a `count` in `batch_stats`, for each feature.
+        max_shift: the largest of the mean, in running deviations, at least 0; or its
+            schedule.
         momentum: of the running statistics:
             `new = momentum * old + (1 - momentum) * batch`. PyTorch's momentum is 1
             minus this one.
@@ -260,8 +283,8 @@ class BatchRenorm(BatchNorm):
         Ioffe 2017, https://arxiv.org/abs/1702.03275.
     """
 
-    max_scale: float = 3.0
-    max_shift: float = 5.0
+    max_scale: Limit = 3.0
+    max_shift: Limit = 5.0
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -275,6 +298,9 @@ class BatchRenorm(BatchNorm):
         use_running_average: bool | None = None,
         *,
         mask: Shaped[Array, "..."] | None = None,
+        segment_ids: Integer[Array, " b"] | None = None,
+        scale: Float[Array, "..."] | None = None,
+        bias: Float[Array, "..."] | None = None,
         residual: Float[Array, "*n"] | None = None,
         update_stats: bool | None = None,
         max_scale: float | Float[Array, ""] | None = None,
@@ -284,9 +310,11 @@ class BatchRenorm(BatchNorm):
 
         Args:
             x: the input, any shape, real floating point.
-            use_running_average: as for `BatchNorm`, like `mask`, `residual` and
-                `update_stats`.
+            use_running_average: as for `BatchNorm`, like all down to `update_stats`.
             mask: which positions count.
+            segment_ids: the segment of each example.
+            scale: in place of a learned one.
+            bias: likewise.
             residual: added before the activation.
             update_stats: whether the running statistics are updated.
             max_scale: overrides the field; may be traced.
@@ -300,4 +328,5 @@ class BatchRenorm(BatchNorm):
             ValueError: as for `BatchNorm`, or a limit is out of range.
         """
         renorm = renorm_of(self, max_scale, max_shift)
-        return _call(self, x, use_running_average, mask, residual, update_stats, renorm)
+        arrays = CallArrays(mask, segment_ids, scale, bias, residual)
+        return _call(self, x, arrays, use_running_average, update_stats, renorm)

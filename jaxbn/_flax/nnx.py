@@ -12,12 +12,17 @@ from flax.nnx.rnglib import Rngs
 from jax.nn import initializers
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Inexact, Shaped
+from jaxtyping import Array, Float, Inexact, Integer, Shaped
 
 from jaxbn._checks.models import check_train_flag
-from jaxbn._checks.statistics import check_renorm
+from jaxbn._checks.segments import check_num_segments
+from jaxbn._checks.statistics import check_num_features, check_renorm
 from jaxbn._core.affine import Activation
 from jaxbn._flax.layer import (
+    CallArrays,
+    Limit,
+    Limits,
+    affine_of,
     call_layer,
     check_fields,
     counts_updates,
@@ -26,12 +31,20 @@ from jaxbn._flax.layer import (
     start_for,
 )
 from jaxbn._flax.records import LayerState, names_of_state
-from jaxbn._functions.settings import RenormSettings
 
 PromoteDtype = Callable[..., tuple[Any, ...]]
 
 
-class BatchNorm(nnx.Module):
+class FrozenParam(nnx.BatchStat[Any]):
+    """A parameter of a frozen layer.
+
+    It is no `nnx.Param`, so that neither gradients nor optimizers see it, weight decay
+    included. It is an `nnx.BatchStat`, so that code which splits a model into these two
+    kinds works as before.
+    """
+
+
+class BatchNorm(nnx.BatchNorm):
     r"""Batch norm with the constructor and variables of `flax.nnx.BatchNorm`.
 
     $$y = a\left(\gamma\,\frac{x - \mu}{\sqrt{v + \epsilon}} + \beta + r\right)$$
@@ -83,6 +96,8 @@ class BatchNorm(nnx.Module):
             has the dtype of the input.
         virtual_batch_size: normalize contiguous parts of this many examples, each by
             its own moments.
+        num_segments: keep statistics of this many segments, as in `jaxbn.linen`; `mean`
+            and `var` have a leading axis, and the call needs `segment_ids`.
         unbiased: store the variance with Bessel's correction.
         debias: leave the initial 0 and 1 out of the running statistics. Statistics of
             a layer that did not count are taken for settled; for those the plain
@@ -90,6 +105,10 @@ class BatchNorm(nnx.Module):
         activation: applied last, such as `jax.nn.relu` or `nnx.PReLU()`.
         rngs: for the initializers.
         bias_metadata, scale_metadata: keyword arguments of the two `nnx.Param`.
+
+    Attributes:
+        frozen: inference whatever the call and `model.train()` ask for;
+            `jaxbn.nnx.freeze` sets it, `unfreeze` takes it back.
 
     Example:
         >>> import jax.numpy as jnp
@@ -103,6 +122,17 @@ class BatchNorm(nnx.Module):
     References:
         Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167.
     """
+
+    # The base is Flax's norm, of which nothing is used, since models choose how to call
+    # a layer by `isinstance(layer, nnx.BatchNorm)`. Below is what that has no attribute
+    # for. A layer keeps one of its own where it differs from these, so that otherwise
+    # its graph has Flax's attributes alone.
+    virtual_batch_size: int | None = None
+    num_segments: int | None = None
+    unbiased: bool = False
+    debias: bool = False
+    activation: Activation | None = None
+    frozen: bool = False
 
     def __init__(
         self,
@@ -123,6 +153,7 @@ class BatchNorm(nnx.Module):
         use_fast_variance: bool = True,
         promote_dtype: PromoteDtype | None = None,
         virtual_batch_size: int | None = None,
+        num_segments: int | None = None,
         unbiased: bool = False,
         debias: bool = False,
         activation: Activation | None = None,
@@ -131,8 +162,10 @@ class BatchNorm(nnx.Module):
         scale_metadata: Mapping[str, Any] = MappingProxyType({}),
     ):
         """Makes parameters and running statistics."""
-        start = start_for(param_dtype if dtype is None else dtype, num_features)
-        shape = start.mean.shape
+        shape = check_num_features(num_features)
+        segments = check_num_segments(num_segments)
+        of_each = shape if segments is None else (segments, *shape)
+        start = start_for(param_dtype if dtype is None else dtype, of_each)
         self.scale = self.bias = nnx.data(None)
         if use_scale:
             scale = scale_init(rngs.params(), shape, param_dtype)
@@ -152,10 +185,16 @@ class BatchNorm(nnx.Module):
         self.axis_index_groups = axis_index_groups
         self.use_fast_variance = use_fast_variance
         self.promote_dtype = promote_dtype
-        self.virtual_batch_size = virtual_batch_size
-        self.unbiased = unbiased
-        self.debias = debias
-        self.activation = activation
+        if virtual_batch_size is not None:
+            self.virtual_batch_size = virtual_batch_size
+        if num_segments is not None:
+            self.num_segments = num_segments
+        if unbiased:
+            self.unbiased = unbiased
+        if debias:
+            self.debias = debias
+        if activation is not None:
+            self.activation = activation
         self.mean = nnx.BatchStat(start.mean)
         self.var = nnx.BatchStat(start.var)
         if counts_updates(self):
@@ -168,6 +207,9 @@ class BatchNorm(nnx.Module):
         use_running_average: bool | None = None,
         *,
         mask: Shaped[Array, "..."] | None = None,
+        segment_ids: Integer[Array, " b"] | None = None,
+        scale: Inexact[Array, "..."] | None = None,
+        bias: Inexact[Array, "..."] | None = None,
         residual: Inexact[Array, "*n"] | None = None,
         update_stats: bool | None = None,
     ) -> Inexact[Array, "*n"]:
@@ -177,6 +219,9 @@ class BatchNorm(nnx.Module):
             x: the input, any shape, real or complex; integers are computed in float32.
             use_running_average: overrides the module's.
             mask: which positions count, as in `jaxbn.linen`.
+            segment_ids: the segment of each example, as in `jaxbn.linen`.
+            scale: in place of a learned one, as in `jaxbn.linen`.
+            bias: likewise.
             residual: added before the activation, of the shape of `x`.
             update_stats: as in `jaxbn.linen`.
 
@@ -192,7 +237,8 @@ class BatchNorm(nnx.Module):
             UserWarning: `x` has one value per feature in training: it is normalized to
                 0, and nothing is updated.
         """
-        return _call(self, x, use_running_average, mask, residual, update_stats)
+        arrays = CallArrays(mask, segment_ids, scale, bias, residual)
+        return _call(self, x, arrays, use_running_average, update_stats)
 
     def set_view(self, use_running_average: bool | None = None) -> None:
         """Used by `nnx.view`: another module on the same variables.
@@ -207,26 +253,25 @@ class BatchNorm(nnx.Module):
 def _call(
     norm: BatchNorm,
     x: Shaped[Array, "*n"],
+    arrays: CallArrays,
     use_running_average: bool | None,
-    mask: Shaped[Array, "..."] | None,
-    residual: Inexact[Array, "*n"] | None,
     update_stats: bool | None,
-    renorm: RenormSettings | None = None,
+    renorm: Limits | None = None,
 ) -> Inexact[Array, "*n"]:
     """A call of either module: reads its variables, and writes them."""
     if use_running_average is None:
         use_running_average = check_train_flag(norm.use_running_average)
-    scale, bias = (None if p is None else p[...] for p in (norm.scale, norm.bias))
+    params = {"scale": norm.scale, "bias": norm.bias}
+    learned = {k: None if p is None else p[...] for k, p in params.items()}
+    scale, bias = affine_of(norm, learned, arrays)
     given = None
     if norm.promote_dtype is not None:
-        arrays = x, norm.mean[...], norm.var[...], scale, bias
-        arrays = norm.promote_dtype(arrays, dtype=norm.dtype)
-        x, *given, scale, bias = arrays
+        all_five = x, norm.mean[...], norm.var[...], scale, bias
+        x, *given, scale, bias = norm.promote_dtype(all_five, dtype=norm.dtype)
     call = lift_call(
         norm,
         x,
-        mask=mask,
-        residual=residual,
+        arrays,
         use_running_average=use_running_average,
         update_stats=update_stats,
         renorm=renorm,
@@ -251,8 +296,11 @@ class BatchRenorm(BatchNorm):
     this one), and:
 
     Args:
-        max_scale: the largest correction of the deviation, at least 1.
-        max_shift: the largest of the mean, in running deviations, at least 0.
+        max_scale: the largest correction of the deviation, at least 1; or its schedule,
+            a function of the number of updates, such as one of optax. The layer then
+            has a `count`.
+        max_shift: the largest of the mean, in running deviations, at least 0; or its
+            schedule.
 
     Example:
         >>> import jax.numpy as jnp
@@ -270,16 +318,16 @@ class BatchRenorm(BatchNorm):
         self,
         num_features: int | Sequence[int],
         *,
-        max_scale: float = 3.0,
-        max_shift: float = 5.0,
+        max_scale: Limit = 3.0,
+        max_shift: Limit = 5.0,
         rngs: Rngs,
         **fields: Any,
     ):
         """Makes parameters and running statistics."""
         check_renorm(max_scale, max_shift)
-        super().__init__(num_features, rngs=rngs, **fields)
         self.max_scale = max_scale
         self.max_shift = max_shift
+        super().__init__(num_features, rngs=rngs, **fields)
 
     def __call__(
         self,
@@ -287,6 +335,9 @@ class BatchRenorm(BatchNorm):
         use_running_average: bool | None = None,
         *,
         mask: Shaped[Array, "..."] | None = None,
+        segment_ids: Integer[Array, " b"] | None = None,
+        scale: Float[Array, "..."] | None = None,
+        bias: Float[Array, "..."] | None = None,
         residual: Float[Array, "*n"] | None = None,
         update_stats: bool | None = None,
         max_scale: float | Float[Array, ""] | None = None,
@@ -294,4 +345,5 @@ class BatchRenorm(BatchNorm):
     ) -> Float[Array, "*n"]:
         """As `BatchNorm`; `max_scale` and `max_shift` override the module's."""
         renorm = renorm_of(self, max_scale, max_shift)
-        return _call(self, x, use_running_average, mask, residual, update_stats, renorm)
+        arrays = CallArrays(mask, segment_ids, scale, bias, residual)
+        return _call(self, x, arrays, use_running_average, update_stats, renorm)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a layer keeps: its running statistics, and a record of a population.
+"""What a layer keeps: its running statistics, and a record of several batches.
 
-To estimate the statistics of a population, the estimator stores three arrays next to a
-layer's running statistics. A layer that finds them merges the moments of each batch
-into them, and leaves the running statistics alone. They are part of the state, so that
-they go wherever the running statistics go: through `jit`, `scan`, `vmap`, `shard_map`,
-to other processes.
+A record is three arrays next to a layer's running statistics. A layer that finds them
+merges the moments of each batch into them, and leaves the running statistics alone.
+There are records of a population, whose statistics are estimated from them, and of the
+micro-batches of one update, next to which the layer stores the running statistics that
+the update will give. They are part of the state, so that they go wherever the running
+statistics go: through `jit`, `scan`, `vmap`, `shard_map`, to other processes.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from jaxbn._core.types import Moments, RunningStats
 
 _PREFIXES = {False: "population_", True: "layerwise_population_"}
 """By whether the layers that are recorded normalize by their running statistics."""
+_ACCUMULATED = "accumulated_"  # a record of micro-batches
+_PENDING = "pending_"  # the running statistics that it gives so far
 
 
 class Record(NamedTuple):
@@ -44,6 +47,9 @@ class LayerState(NamedTuple):
     count: Float[Array, "..."] | None  # only where the update needs it
     record: Record | None = None
     layerwise: bool = False  # the record is of layers as they are in inference
+    pending: Mapping[str, Array] | None = (
+        None  # by name; the record is of micro-batches
+    )
 
     @classmethod
     def from_variables(cls, variables: Mapping[str, Array]) -> "LayerState":
@@ -55,7 +61,11 @@ class LayerState(NamedTuple):
             if names[0] in variables:
                 record = Record(*(variables[name] for name in names))
                 return state._replace(record=record, layerwise=layerwise)
-        return state
+        if _names_of(_ACCUMULATED)[0] not in variables:
+            return state
+        record = Record(*(variables[name] for name in _names_of(_ACCUMULATED)))
+        pending = {k: v for k, v in variables.items() if k.startswith(_PENDING)}
+        return state._replace(record=record, pending=pending)
 
     def as_variables(self) -> dict[str, Array]:
         """The variables by name, those alone that the layer has."""
@@ -64,6 +74,9 @@ class LayerState(NamedTuple):
             variables["count"] = self.count
         if self.record is not None:
             names = record_names(layerwise=self.layerwise)
+            if self.pending is not None:
+                names = _names_of(_ACCUMULATED)
+                variables |= self.pending
             variables |= dict(zip(names, self.record, strict=True))
         return variables
 
@@ -76,7 +89,13 @@ class LayerState(NamedTuple):
         return RunningStats(self.mean, self.var, count)
 
     def with_stats(self, stats: RunningStats) -> "LayerState":
-        """The state after an update; a count is kept where there was one."""
+        """The state after an update; a count is kept where there was one.
+
+        Until all micro-batches have been seen, the new statistics are pending.
+        """
+        if self.pending is not None:
+            new = {_PENDING + name: value for name, value in stats._asdict().items()}
+            return self._replace(pending={name: new[name] for name in self.pending})
         count = None if self.count is None else stats.count
         return self._replace(mean=stats.mean, var=stats.var, count=count)
 
@@ -88,17 +107,52 @@ def names_of_state(*, counts: bool, has: Callable[[str], bool]) -> tuple[str, ..
         recorded = record_names(layerwise=layerwise)
         if has(recorded[0]):
             return names + recorded
+    if has(_names_of(_ACCUMULATED)[0]):
+        pending = tuple(filter(has, (_PENDING + name for name in names)))
+        return names + _names_of(_ACCUMULATED) + pending
     return names
 
 
 def record_names(*, layerwise: bool) -> tuple[str, ...]:
-    """Returns under which names a layer finds a record."""
-    return tuple(_PREFIXES[layerwise] + field for field in Record._fields)
+    """Returns under which names a layer finds a record of a population."""
+    return _names_of(_PREFIXES[layerwise])
+
+
+def _names_of(prefix: str) -> tuple[str, ...]:
+    """Returns the names of a record."""
+    return tuple(prefix + field for field in Record._fields)
 
 
 def empty_record(mean: Inexact[Array, "*c"], var: Float[Array, "*c"]) -> Record:
     """Returns a record of nothing for a layer with these running statistics."""
     return Record(jnp.zeros_like(mean), jnp.zeros_like(var), jnp.zeros_like(var))
+
+
+def names_of_accumulation() -> tuple[str, ...]:
+    """Returns the names of all that is kept while micro-batches accumulate."""
+    pending = tuple(_PENDING + name for name in RunningStats._fields)
+    return _names_of(_ACCUMULATED) + pending
+
+
+def accumulation(stats: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns, by name, what a layer with these statistics accumulates in."""
+    record = empty_record(stats["mean"], stats["var"])
+    pending = {_PENDING + name: value for name, value in stats.items()}
+    return dict(zip(_names_of(_ACCUMULATED), record, strict=True)) | pending
+
+
+def committed(variables: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns the running statistics after the micro-batches that were recorded.
+
+    A layer that recorded nothing, such as Flax's own, keeps what it has.
+    """
+    counted = variables[_ACCUMULATED + "count"] > 0
+
+    def after(name: str) -> Array:
+        before = variables[name]
+        return jnp.where(counted, variables.get(_PENDING + name, before), before)
+
+    return {name: after(name) for name in RunningStats._fields if name in variables}
 
 
 def add_to_record(record: Record, moments: Moments) -> Record:

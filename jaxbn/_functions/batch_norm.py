@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Inexact, Shaped
+from jaxtyping import Array, Float, Inexact, Integer, Shaped
 
 from jaxbn._checks.arrays import check_enough_values
 from jaxbn._core.affine import Activation, Params
@@ -18,12 +18,14 @@ from jaxbn._functions.settings import BatchSettings, RenormSettings
 
 def batch_norm(
     x: Inexact[Array, "*n"],
-    scale: Inexact[Array, "*c"] | None = None,
-    bias: Inexact[Array, "*c"] | None = None,
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
     *,
     axis: int | Sequence[int] = -1,
     epsilon: float | Float[Array, ""] = 1e-5,
     mask: Shaped[Array, "..."] | None = None,
+    segment_ids: Integer[Array, " b"] | None = None,
+    num_segments: int | None = None,
     virtual_batch_size: int | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
@@ -53,14 +55,18 @@ def batch_norm(
 
     Args:
         x: the input, any shape, real or complex.
-        scale: of shape `(*c)`, the sizes of the feature axes, or None for 1.
-        bias: of the same shape, or None for 0.
+        scale: of shape `(*c)`, the sizes of the feature axes, or `(b, *c)`: one for
+            each example (conditional batch norm). None for 1.
+        bias: likewise, or None for 0.
         axis: the feature axis or axes; all others are reduced.
         epsilon: added to the variance, finite and at least 0; may be traced, and then
             has a gradient.
         mask: which positions count, as in `compute_moments`. At a position of weight 0
             output and gradients are 0, and the values stored there, even NaN and inf,
             affect nothing. No gradient flows to the weights.
+        segment_ids: the segment of each example, as in `compute_moments`: each is
+            normalized by the moments of its own, which are returned stacked.
+        num_segments: how many segments there are.
         virtual_batch_size: normalize contiguous parts of this many examples, each by
             its own moments, which are returned stacked (ghost batch norm), as in
             `compute_moments`. Under `jit` with the batch cut over a mesh, a size equal
@@ -110,12 +116,13 @@ def batch_norm(
         axis=axis,
         epsilon=epsilon,
         virtual_batch_size=virtual_batch_size,
+        num_segments=num_segments,
         axis_name=axis_name,
         axis_index_groups=axis_index_groups,
         activation=activation,
         dtype=dtype,
     )
-    lifted = lift(x, settings, mask=mask, residual=residual)
+    lifted = lift(x, settings, mask=mask, segment_ids=segment_ids, residual=residual)
     _check_own_batch(lifted.layout)
     return normalize_by_own(lifted, lift_params(lifted, scale, bias))
 
@@ -123,14 +130,16 @@ def batch_norm(
 def batch_renorm(
     x: Float[Array, "*n"],
     stats: RunningStats,
-    scale: Float[Array, "*c"] | None = None,
-    bias: Float[Array, "*c"] | None = None,
+    scale: Float[Array, "..."] | None = None,
+    bias: Float[Array, "..."] | None = None,
     *,
     max_scale: float | Float[Array, ""] = 3.0,
     max_shift: float | Float[Array, ""] = 5.0,
     axis: int | Sequence[int] = -1,
     epsilon: float | Float[Array, ""] = 1e-5,
     mask: Shaped[Array, "..."] | None = None,
+    segment_ids: Integer[Array, " b"] | None = None,
+    num_segments: int | None = None,
     virtual_batch_size: int | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
@@ -157,13 +166,18 @@ def batch_renorm(
         x: the input, any shape, real floating point.
         stats: the running statistics before this batch; update them with the returned
             moments.
-        scale: of shape `(*c)`, the sizes of the feature axes, or None for 1.
-        bias: of the same shape, or None for 0.
+        scale: of shape `(*c)`, the sizes of the feature axes, or `(b, *c)`: one for
+            each example (conditional batch norm). None for 1.
+        bias: likewise, or None for 0.
         max_scale: the largest correction of the deviation, at least 1.
         max_shift: the largest of the mean, in running deviations, at least 0.
         axis: the feature axis or axes; all others are reduced.
         epsilon: added to both variances, finite and at least 0; may be traced.
         mask: which positions count, as in `compute_moments`.
+        segment_ids: the segment of each example, which is corrected towards the
+            statistics of its own, as for `batch_norm`; `stats` have a leading axis of
+            `num_segments`.
+        num_segments: how many segments there are.
         virtual_batch_size: correct contiguous parts of this many examples, each by its
             own moments.
         axis_name: the named axis or axes over which the batch is cut.
@@ -198,12 +212,13 @@ def batch_renorm(
         axis=axis,
         epsilon=epsilon,
         virtual_batch_size=virtual_batch_size,
+        num_segments=num_segments,
         axis_name=axis_name,
         axis_index_groups=axis_index_groups,
         activation=activation,
         dtype=dtype,
     )
-    lifted = lift(x, settings, mask=mask, residual=residual)
+    lifted = lift(x, settings, mask=mask, segment_ids=segment_ids, residual=residual)
     limits = RenormSettings(max_scale=max_scale, max_shift=max_shift)
     target = lift_target(lifted, stats, limits)
     _check_own_batch(lifted.layout)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Inexact, Shaped
+from jaxtyping import Array, Float, Inexact, Integer, Shaped
 
 from jaxbn._checks.arrays import (
     check_activation,
@@ -17,6 +17,7 @@ from jaxbn._checks.arrays import (
     check_features,
     check_inexact,
     check_mask,
+    check_params,
     check_reading,
     check_real,
     check_residual,
@@ -28,6 +29,7 @@ from jaxbn._checks.axes import (
     check_virtual_batch_size,
     check_vmap_names,
 )
+from jaxbn._checks.segments import check_segments
 from jaxbn._checks.statistics import check_renorm
 from jaxbn._core.affine import Activation, Params, Static, is_of_jax
 from jaxbn._core.collectives import Sync
@@ -73,6 +75,7 @@ def lift(
     settings: BatchSettings,
     *,
     mask: Shaped[Array, "..."] | None = None,
+    segment_ids: Integer[Array, " b"] | None = None,
     residual: Inexact[Array, "*n"] | None = None,
     flax_mask: bool = False,
 ) -> Lifted:
@@ -94,11 +97,15 @@ def lift(
     if residual is not None:
         check_residual(residual, x)
     x = jnp.asarray(x)
-    layout = Layout(x.shape, axes, sync, settings.virtual_batch_size)
+    num_segments = check_segments(segment_ids, settings.num_segments, x.shape, axes)
+    layout = Layout(x.shape, axes, sync, settings.virtual_batch_size, num_segments)
     if mask is not None and flax_mask:
         mask = jnp.asarray(mask)
         mask = mask.reshape(check_reading(mask, x.shape, axes))
-    batch = Batch(x, _lift_mask(mask, layout, compute_dtype(x)), residual)
+    weights = _lift_mask(mask, layout, compute_dtype(x))
+    batch = Batch(x, weights, residual)
+    if segment_ids is not None and num_segments is not None:
+        batch = _in_segments(batch, jnp.asarray(segment_ids), num_segments)
     known, traced = epsilon, None
     if isinstance(known, Array):
         known, traced = 0.0, known.astype(compute_dtype(x))
@@ -112,12 +119,12 @@ def lift(
 
 def lift_params(
     lifted: Lifted,
-    scale: Inexact[Array, "*c"] | None,
-    bias: Inexact[Array, "*c"] | None,
+    scale: Inexact[Array, "..."] | None,
+    bias: Inexact[Array, "..."] | None,
 ) -> Params:
     """Checks and lifts what is learned."""
     x = lifted.batch.x
-    check_features(x, lifted.layout.feature_axes, scale=scale, bias=bias)
+    check_params(x, lifted.layout.feature_axes, scale=scale, bias=bias)
     dtype = vector_dtype(x)
     return Params(
         None if scale is None else jnp.asarray(scale, dtype),
@@ -131,7 +138,8 @@ def lift_statistics(
 ) -> tuple[Inexact[Array, "*c"], Float[Array, "*c"]]:
     """Checks and lifts statistics to normalize by."""
     x = lifted.batch.x
-    check_features(x, lifted.layout.feature_axes, mean=mean, var=var)
+    layout = lifted.layout
+    check_features(x, layout.feature_axes, layout.num_segments, mean=mean, var=var)
     return jnp.asarray(mean, vector_dtype(x)), jnp.asarray(var, compute_dtype(x))
 
 
@@ -163,6 +171,25 @@ def _lift_sync(
         check_vmap_names(names, manual)
     groups = check_groups(axis_index_groups, names)
     return Sync(names, groups) if names else None
+
+
+def _in_segments(
+    batch: Batch, segments: Integer[Array, " b"], num_segments: int
+) -> Batch:
+    """The batch with segments, in which an example of none has weight 0."""
+    if segments.dtype.itemsize < 4:  # some numbers of segments are no value of it
+        segments = segments.astype(jnp.int32)
+    inside = (segments >= 0) & (segments < num_segments)
+    counts = lax.expand_dims(inside, range(1, batch.x.ndim))
+    weights = batch.weights
+    if weights is None:
+        weights = counts
+    elif weights.dtype == bool:
+        weights = weights & counts
+    else:
+        weights = jnp.where(counts, weights, jnp.zeros((), weights.dtype))
+    segments = jnp.where(inside, segments, num_segments)
+    return batch._replace(weights=weights, segments=segments)
 
 
 def _lift_mask(

@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Array, Inexact, Shaped
+from jaxtyping import Array, Inexact, Integer, Shaped
 
 from jaxbn._checks.statistics import check_stacked_axis
 from jaxbn._core.moments import batch_moments, merge_stacked
@@ -17,6 +17,8 @@ def compute_moments(
     *,
     axis: int | Sequence[int] = -1,
     mask: Shaped[Array, "..."] | None = None,
+    segment_ids: Integer[Array, " b"] | None = None,
+    num_segments: int | None = None,
     virtual_batch_size: int | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
@@ -49,6 +51,12 @@ def compute_moments(
             broadcastable to it; or it has a lower rank, and is aligned with the leading
             axes of `x`, such as `(b,)` or `(b, t)`. Values at positions of weight 0,
             even NaN and inf, affect nothing. No gradient flows to the mask.
+        segment_ids: the segment of each example, axis 0 of `x`, in [0, `num_segments`),
+            such as its domain. Each segment has the moments of a call in which `mask`
+            leaves all others out, to rounding, and all share one collective. An id out
+            of range is an error where it is known when the call is traced; elsewhere
+            the example counts for nothing.
+        num_segments: how many segments there are, a static number.
         virtual_batch_size: cut the batch, axis 0 of `x`, into contiguous parts of this
             many examples, and return the moments of each, stacked (ghost batch norm).
             Where the batch is synchronised, the parts are cut from the whole batch: if
@@ -63,7 +71,8 @@ def compute_moments(
     Returns:
         Moments: `mean` and `var` of the shape of the feature axes, `count` a scalar, or
         of that shape too where the mask is larger than 1 along a feature axis; with
-        `virtual_batch_size` they have one more axis, in front. A part that is in
+        `virtual_batch_size` they have one more axis, in front, with `num_segments`
+        another after it. A part that is in
         another group of `axis_index_groups` has count 0 there.
         Mean and variance are differentiable in `x`, by forward and reverse mode.
 
@@ -89,10 +98,11 @@ def compute_moments(
     settings = BatchSettings(
         axis=axis,
         virtual_batch_size=virtual_batch_size,
+        num_segments=num_segments,
         axis_name=axis_name,
         axis_index_groups=axis_index_groups,
     )
-    lifted = lift(x, settings, mask=mask)
+    lifted = lift(x, settings, mask=mask, segment_ids=segment_ids)
     return batch_moments(lifted.layout, lifted.batch)
 
 

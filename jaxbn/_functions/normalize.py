@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Inexact, Shaped
+from jaxtyping import Array, Float, Inexact, Integer, Shaped
 
 from jaxbn._core.affine import Activation, Params, normalize_by_given
 from jaxbn._functions.lifting import Lifted, lift, lift_params, lift_statistics
@@ -13,14 +13,16 @@ from jaxbn._functions.settings import BatchSettings
 
 def normalize(
     x: Inexact[Array, "*n"],
-    mean: Inexact[Array, "*c"],
-    var: Float[Array, "*c"],
-    scale: Inexact[Array, "*c"] | None = None,
-    bias: Inexact[Array, "*c"] | None = None,
+    mean: Inexact[Array, "..."],
+    var: Float[Array, "..."],
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
     *,
     axis: int | Sequence[int] = -1,
     epsilon: float | Float[Array, ""] = 1e-5,
     mask: Shaped[Array, "..."] | None = None,
+    segment_ids: Integer[Array, " b"] | None = None,
+    num_segments: int | None = None,
     residual: Inexact[Array, "*n"] | None = None,
     activation: Activation | None = None,
     dtype: DTypeLike | None = None,
@@ -38,14 +40,18 @@ def normalize(
 
     Args:
         x: the input, any shape, real or complex.
-        mean: of shape `(*c)`, the sizes of the feature axes.
+        mean: of shape `(*c)`, the sizes of the feature axes; with segments of shape
+            `(num_segments, *c)`.
         var: of the same shape, at least 0.
-        scale: of the same shape, or None for 1.
-        bias: of the same shape, or None for 0.
+        scale: of shape `(*c)`, or `(b, *c)`: one for each example; None for 1.
+        bias: likewise, or None for 0.
         axis: the feature axis or axes.
         epsilon: added to the variance, finite and at least 0; may be traced.
         mask: which positions count, as in `compute_moments`; elsewhere the output is 0,
             and `x` affects no gradient.
+        segment_ids: the segment of each example, axis 0 of `x`, which is normalized by
+            that row of `mean` and `var`; where the id is out of range, to 0.
+        num_segments: how many segments there are.
         residual: added before the activation, of the shape of `x`.
         activation: an element-wise function, as for `batch_norm`.
         dtype: of the output; None for that of `x`.
@@ -70,9 +76,13 @@ def normalize(
         Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 2, step 11.
     """
     settings = BatchSettings(
-        axis=axis, epsilon=epsilon, activation=activation, dtype=dtype
+        axis=axis,
+        epsilon=epsilon,
+        num_segments=num_segments,
+        activation=activation,
+        dtype=dtype,
     )
-    lifted = lift(x, settings, mask=mask, residual=residual)
+    lifted = lift(x, settings, mask=mask, segment_ids=segment_ids, residual=residual)
     statistics = lift_statistics(lifted, mean, var)
     return normalize_by(lifted, lift_params(lifted, scale, bias), *statistics)
 

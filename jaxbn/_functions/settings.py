@@ -19,6 +19,7 @@ class BatchSettings(NamedTuple):
     axis: int | Sequence[int] = -1
     epsilon: float | Float[Array, ""] = 1e-5
     virtual_batch_size: int | None = None
+    num_segments: int | None = None
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Sequence[Sequence[int]] | None = None
     activation: Activation | None = None
@@ -43,5 +44,5 @@ class UpdateSettings(NamedTuple):
 class RenormSettings(NamedTuple):
     """How far batch renorm corrects a batch at most."""
 
-    max_scale: float | Float[Array, ""] = 3.0
-    max_shift: float | Float[Array, ""] = 5.0
+    max_scale: float | Float[Array, "..."] = 3.0
+    max_shift: float | Float[Array, "..."] = 5.0

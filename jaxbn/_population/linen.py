@@ -114,9 +114,9 @@ def estimate_linen(
         Schneider et al. 2020, https://arxiv.org/abs/2006.16971, equation 2.
     """
     check_prior(prior_count)
-    given = _flat(variables.get("batch_stats", {}))
-    layers = _layers_of(given)
-    check_layers(layers, name="variables")
+    given = flat(variables.get("batch_stats", {}))
+    layers = layers_of(given)
+    check_layers(layers, name="variables", to="estimate")
     names = record_names(layerwise=layerwise)
     rest = {name: value for name, value in variables.items() if name != "batch_stats"}
 
@@ -140,7 +140,7 @@ def estimate_linen(
     new, report = estimate(measure, layers, num_layers, batches, setting)
     report = report._replace(foreign=tuple(path for path in layers if path in foreign))
     check_foreign(report.foreign, report.estimated, "jaxbn.linen")
-    return {**variables, "batch_stats": _nested(given | _leaves(new, given))}, report
+    return {**variables, "batch_stats": nested(given | _leaves(new, given))}, report
 
 
 class Run(NamedTuple):
@@ -164,11 +164,7 @@ def _run(
     batch: Any,
 ) -> Run:
     """Runs a batch through the model."""
-    stats = dict(given)
-    for path in layers:
-        mean, var = given[_leaf(path, "mean")], given[_leaf(path, "var")]
-        for name, value in zip(names, empty_record(mean, var), strict=True):
-            stats[_leaf(path, name)] = value
+    stats = with_records(given, layers, names)
     features: dict[str, tuple[int, ...]] = {}
     foreign: dict[str, None] = {}
 
@@ -180,6 +176,7 @@ def _run(
     ) -> Any:
         layer, path = context.module, "/".join(context.module.path) or "."
         if context.method_name == "__call__" and isinstance(layer, BatchNorm):
+            foreign.pop(path, None)  # Flax's was replaced by this one
             x = args[0] if args else kwargs["x"]
             axes = check_axis(layer.axis, x.shape)
             features[path] = tuple(x.shape[a] for a in axes)
@@ -188,36 +185,60 @@ def _run(
         return next_function(*args, **kwargs)
 
     with model_errors(errors.FlaxError), nn.intercept_methods(watch):
-        result = apply({**rest, "batch_stats": _nested(stats)}, batch)
-    updates = _flat(check_updates(result))
-    check_names(updates.keys(), stats.keys())
-    records = {
-        path: Record(*(updates[_leaf(path, name)] for name in names)) for path in layers
-    }
+        result = apply({**rest, "batch_stats": nested(stats)}, batch)
+    records = records_of(check_updates(result), stats, layers, names)
     shapes = {path: jnp.zeros((*shape, 0)) for path, shape in features.items()}
     return Run(records, shapes, foreign)
 
 
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+def with_records(
+    given: Mapping[str, Any], layers: Iterable[str], names: tuple[str, ...]
+) -> dict[str, Any]:
+    """The flat statistics, with an empty record next to those of each layer."""
+    stats = dict(given)
+    for path in layers:
+        mean, var = given[leaf_of(path, "mean")], given[leaf_of(path, "var")]
+        for name, value in zip(names, empty_record(mean, var), strict=True):
+            stats[leaf_of(path, name)] = value
+    return stats
+
+
+def records_of(
+    updates: Mapping[str, Any],
+    stats: Mapping[str, Any],
+    layers: Iterable[str],
+    names: tuple[str, ...],
+) -> dict[str, Record]:
+    """The records in what a model returned that was given these flat statistics."""
+    found = flat(updates)
+    check_names(found.keys(), stats.keys())
+    return {
+        path: Record(*(found[leaf_of(path, name)] for name in names)) for path in layers
+    }
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves by paths such as `block/norm/mean`."""
     return traverse_util.flatten_dict(tree, sep="/")
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flat`."""
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _layers_of(leaves: Mapping[str, Any]) -> dict[str, LayerStats]:
+def layers_of(leaves: Mapping[str, Any]) -> dict[str, LayerStats]:
     """The places that have a mean and a variance of one shape."""
     layers: dict[str, LayerStats] = {}
     for leaf, mean in leaves.items():
         path, _, name = leaf.rpartition("/")
-        var = leaves.get(_leaf(path or ".", "var"))
+        var = leaves.get(leaf_of(path or ".", "var"))
         if name == "mean" and var is not None and jnp.shape(var) == jnp.shape(mean):
             layers[path or "."] = mean, var
     return layers
 
 
-def _leaf(path: str, name: str) -> str:
+def leaf_of(path: str, name: str) -> str:
     """The flat name; `.` is a model that is one layer."""
     return name if path == "." else f"{path}/{name}"
 
@@ -228,6 +249,6 @@ def _leaves(stats: Mapping[str, LayerStats], like: Mapping[str, Any]) -> dict[st
         leaf: as_before(value, like[leaf])
         for path, pair in stats.items()
         for leaf, value in zip(
-            (_leaf(path, "mean"), _leaf(path, "var")), pair, strict=True
+            (leaf_of(path, "mean"), leaf_of(path, "var")), pair, strict=True
         )
     }

@@ -73,26 +73,21 @@ def estimate_nnx(
         As for `estimate_linen`.
     """
     check_prior(prior_count)
-    norms = _modules(model, BatchNorm)
-    foreign = tuple(_modules(model, nnx.BatchNorm))
+    norms = modules_of(model, BatchNorm)
+    foreign = tuple(p for p in modules_of(model, nnx.BatchNorm) if p not in norms)
     check_foreign(foreign, norms, "jaxbn.nnx")
-    check_layers(norms, name="model")
+    check_layers(norms, name="model", to="estimate")
     names = record_names(layerwise=layerwise)
     layers = {path: (m.mean[...], m.var[...]) for path, m in norms.items()}
     copy = nnx.clone(model)
-    copies = _modules(copy, BatchNorm)
+    copies = modules_of(copy, BatchNorm)
 
     def measure(stats: Mapping[str, LayerStats], batch: Any) -> dict[str, Record]:
         for path, pair in stats.items():
-            norm = copies[path]
-            _set_statistics(norm, pair, layers[path])
-            for name, value in zip(names, empty_record(*layers[path]), strict=True):
-                setattr(norm, name, nnx.BatchStat(value))
+            _set_statistics(copies[path], pair, layers[path])
+        give_records(copies, layers, names)
         _run(forward, copy, batch)
-        return {
-            path: Record(*(getattr(norm, name)[...] for name in names))
-            for path, norm in copies.items()
-        }
+        return records_of(copies, names)
 
     def num_layers() -> int:
         shapes = {p: check_num_features(m.num_features) for p, m in norms.items()}
@@ -111,6 +106,23 @@ def _run(forward: Callable[[Any, Any], Any], model: nnx.Module, batch: Any) -> N
     forward(model, batch)
 
 
+def give_records(
+    norms: Mapping[str, Any], layers: Mapping[str, LayerStats], names: tuple[str, ...]
+) -> None:
+    """Gives each norm an empty record, of the shape of its layer's statistics."""
+    for path, norm in norms.items():
+        for name, value in zip(names, empty_record(*layers[path]), strict=True):
+            setattr(norm, name, nnx.BatchStat(value))
+
+
+def records_of(norms: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Record]:
+    """What the norms have recorded."""
+    return {
+        path: Record(*(getattr(norm, name)[...] for name in names))
+        for path, norm in norms.items()
+    }
+
+
 def _set_statistics(norm: BatchNorm, pair: LayerStats, before: LayerStats) -> None:
     """Replaces the running statistics, of the same dtype, however they were cut."""
     mean, var = map(as_before, pair, before)
@@ -118,7 +130,7 @@ def _set_statistics(norm: BatchNorm, pair: LayerStats, before: LayerStats) -> No
     norm.var.set_value(var)
 
 
-def _modules(model: nnx.Module, kind: type[Module]) -> dict[str, Module]:
+def modules_of(model: nnx.Module, kind: type[Module]) -> dict[str, Module]:
     """The modules of a kind by path; `.` is a model that is one."""
     return {
         "/".join(map(str, path)) or ".": module
