@@ -43,7 +43,7 @@ def get_config() -> ExperimentConfig:
             weight_decay=5e-4,
         ),
         train=TrainConfig(
-            num_steps=200 * STEPS_PER_EPOCH,
+            num_epochs=200,
             eval_every=STEPS_PER_EPOCH,
             log_every=100,
             checkpoint_every=5 * STEPS_PER_EPOCH,

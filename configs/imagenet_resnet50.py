@@ -47,7 +47,7 @@ def get_config() -> ExperimentConfig:
             weight_decay=1e-4,
         ),
         train=TrainConfig(
-            num_steps=90 * STEPS_PER_EPOCH,
+            num_epochs=90,
             eval_every=STEPS_PER_EPOCH,
             log_every=100,
             checkpoint_every=STEPS_PER_EPOCH,

@@ -26,6 +26,7 @@ class LayerCase(NamedTuple):
     relu: bool = False
     masked: bool = False
     shards: int = 1
+    segments: int | None = None
 
 
 CASES = [
@@ -35,6 +36,8 @@ CASES = [
     LayerCase("forward + backward, ReLU", backward=True, relu=True),
     LayerCase("forward, masked", masked=True),
     LayerCase("forward + backward, masked", backward=True, masked=True),
+    LayerCase("forward, 8 segments", segments=8),
+    LayerCase("forward + backward, 8 segments", backward=True, segments=8),
     LayerCase("forward, 2 devices synchronised", shards=2),
     LayerCase("forward + backward, 2 devices synchronised", backward=True, shards=2),
 ]
@@ -56,12 +59,14 @@ def make_step(
     mask = np.arange(config.shape[0]) < max(1, 3 * config.shape[0] // 4)
     if library == "torch":
         fits = jax.default_backend() == "cpu" and config.dtype == "float32"
-        able = has_torch() and not case.masked and case.shards == 1
+        able = has_torch() and not (case.masked or case.segments)
+        able = able and case.shards == 1
         return _torch_step(case, x, dy) if able and fits else None
-    if case.shards > jax.device_count():
+    if case.shards > jax.device_count() or (case.segments and library != "jaxbn"):
         return None
     module = importlib.import_module(f"{library}.linen").BatchNorm
     fused = {"activation": jax.nn.relu} if library == "jaxbn" and case.relu else {}
+    segments = {"num_segments": case.segments} if case.segments else {}
     # Flax's output would else be float32.
     dtype = {"dtype": config.dtype} if library == "flax" else {}
     norm = module(
@@ -69,16 +74,21 @@ def make_step(
         momentum=0.9,
         axis_name=AXIS if case.shards > 1 else None,
         **fused,
+        **segments,
         **dtype,
     )
     activation = nn.relu if case.relu and not fused else None
     step = jax.jit(_sharded(_jax_step(norm, activation, case), case))
-    variables = module(use_running_average=False).init(
-        jax.random.key(config.seed), jnp.ones((2, *config.shape[1:]), config.dtype)
+    example = jnp.ones((2, *config.shape[1:]), config.dtype)
+    ids = {"segment_ids": jnp.arange(2) % case.segments} if case.segments else {}
+    variables = module(use_running_average=False, **segments).init(
+        jax.random.key(config.seed), example, **ids
     )
     # Flax needs a mask of the rank of x; jaxbn takes it too.
-    shaped = mask.reshape(-1, *[1] * (x.ndim - 1)) if case.masked else None
-    arguments = variables, *(_put(a, case, config) for a in (x, shaped, dy))
+    which = mask.reshape(-1, *[1] * (x.ndim - 1)) if case.masked else None
+    if case.segments:
+        which = np.arange(len(x), dtype=np.int32) % case.segments
+    arguments = variables, *(_put(a, case, config) for a in (x, which, dy))
     return lambda: jax.block_until_ready(step(*arguments))
 
 
@@ -88,7 +98,7 @@ def _put(
     """Puts an array on the device, or shards it over the devices."""
     if array is None:
         return None
-    if array.dtype != bool:
+    if np.issubdtype(array.dtype, np.floating):
         array = array.astype(config.dtype)
     if case.shards == 1:
         return jax.device_put(array)
@@ -104,17 +114,18 @@ def _jax_step(
 ) -> Callable[..., Any]:
     """Returns output, running statistics, and gradients of parameters and input."""
 
-    def forward(params, x, stats, mask):
+    def forward(params, x, stats, which):
         variables = {"params": params, "batch_stats": stats}
-        y, updates = norm.apply(variables, x, mask=mask, mutable=["batch_stats"])
+        parts = {"segment_ids" if case.segments else "mask": which}
+        y, updates = norm.apply(variables, x, **parts, mutable=["batch_stats"])
         return (y if activation is None else activation(y)), updates["batch_stats"]
 
-    def step(variables, x, mask, dy):
+    def step(variables, x, which, dy):
         params, stats = variables["params"], variables["batch_stats"]
         if not case.backward:
-            return *forward(params, x, stats, mask), None
+            return *forward(params, x, stats, which), None
         y, vjp, stats = jax.vjp(
-            lambda params, x: forward(params, x, stats, mask), params, x, has_aux=True
+            lambda params, x: forward(params, x, stats, which), params, x, has_aux=True
         )
         return y, stats, vjp(dy.astype(y.dtype))
 

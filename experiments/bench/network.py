@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training step of a residual network, with the norm of each library."""
+"""A residual network with the norm of each library: a training step, or inference."""
 
 import functools
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from experiments.data import Batch
 from experiments.models import NETWORKS
 from experiments.models.norms import of_the_batch
 from experiments.train.steps import Task, init_state, train_step
+from jaxbn.folding import fold
 from jaxbn.linen import BatchNorm
 
 NUM_CLASSES = 1000
@@ -34,6 +35,28 @@ def benchmark(config: BenchConfig) -> Benchmark:
         calls[name] = functools.partial(_wait, step, arguments)
         memory[name] = sum(getattr(used, size) for size in SIZES)
     return Benchmark("training step", calls, {"memory": memory})
+
+
+def inference_benchmark(config: BenchConfig) -> Benchmark:
+    """Returns inference with each norm, and with jaxbn's folded into the kernels."""
+    rng = np.random.default_rng(config.seed)
+    image = jax.device_put(rng.random(config.shape, np.float32))
+    functions: dict[str, tuple[Callable[..., Any], Any]] = {}
+    for name, norm in norms_of(config).items():
+        model = network_of(norm, config, config.network)
+        key = jax.random.key(config.seed)
+        variables = jax.jit(functools.partial(model.init, train=False))(key, image[:2])
+        functions[name] = functools.partial(model.apply, train=False), variables
+    function, variables = functions["jaxbn"]
+    folded = fold(function, variables, image)
+    functions["folded"] = folded.function, folded.params
+    calls, memory = {}, {}
+    for name, (function, params) in functions.items():
+        step = jax.jit(function).lower(params, image).compile()
+        used: Any = step.memory_analysis()
+        calls[name] = functools.partial(_wait, step, (params, image))
+        memory[name] = sum(getattr(used, size) for size in SIZES)
+    return Benchmark("inference", calls, {"memory": memory})
 
 
 def norms_of(config: BenchConfig) -> dict[str, Callable[..., nn.Module]]:
@@ -68,7 +91,7 @@ def _compiled(
     rng = np.random.default_rng(config.seed)
     image = rng.random(config.shape, np.float32)
     label = rng.integers(0, NUM_CLASSES, config.shape[0]).astype(np.int32)
-    state = init_state(task, image[:2], config.seed)
+    state = init_state(task, image[:2], np.uint32(config.seed))
     arguments = jax.device_put((state, Batch(image, label)))
     step = jax.jit(functools.partial(train_step, task))
     return step.lower(*arguments).compile(), arguments

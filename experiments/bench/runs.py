@@ -108,7 +108,7 @@ def train_torch(work: tuple[ExperimentConfig, int]) -> float:
     model = _torch_network(torch, config, train[0].shape[1], dataset.num_classes)
     optimizer = torch.optim.SGD(model.parameters(), config.optimizer.learning_rate)
     accuracy = 0.0
-    for step in range(config.train.num_steps):
+    for step in range(config.train.total_steps):
         rows = rows_of_step(len(train[1]), config.data.batch_size, seed, step)
         chosen = torch.from_numpy(rows)
         loss = torch.nn.functional.cross_entropy(

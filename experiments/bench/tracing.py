@@ -35,7 +35,7 @@ def benchmarks(config: BenchConfig) -> Iterator[Benchmark]:
 def _traced(norm: Callable[..., nn.Module], config: BenchConfig) -> Callable[[], Any]:
     task = Task(network_of(norm, config, "resnet50"), optax.sgd(0.1, momentum=0.9))
     image, label = np.zeros((8, 224, 224, 3), np.float32), np.zeros(8, np.int32)
-    state = init_state(task, image[:2], config.seed)
+    state = init_state(task, image[:2], np.uint32(config.seed))
 
     def trace() -> None:
         jax.clear_caches()

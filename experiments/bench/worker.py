@@ -8,11 +8,17 @@ import json
 import sys
 from collections.abc import Iterator
 
+from experiments.run import interrupts
+
+if __name__ == "__main__":
+    interrupts.watch(lambda word: None)  # the parent reports it
+
 import jax
 
 from experiments.bench import layer, network, runs, tracing
 from experiments.bench.timing import Benchmark, time_in_turn
 from experiments.config import BenchConfig
+from experiments.errors import UserError, shortage
 from experiments.run.provenance import provenance
 
 
@@ -25,6 +31,8 @@ def benchmarks(config: BenchConfig) -> Iterator[Benchmark]:
             yield from tracing.benchmarks(config)
         case "lab":
             yield from runs.benchmarks(config)
+        case _ if config.step == "inference":
+            yield network.inference_benchmark(config)
         case _:
             yield network.benchmark(config)
 
@@ -37,14 +45,17 @@ def main() -> None:
     several = {"layer": len(layer.CASES), "tracing": tracing.NUM_CASES}
     num_cases = several.get(config.network, 1)
     print(json.dumps({**provenance(), "num_cases": num_cases}), flush=True)
-    for benchmark in benchmarks(config):
-        seconds = time_in_turn(benchmark, config.rounds)
-        answer = {"case": benchmark.title, "seconds": seconds, **benchmark.more}
-        print(json.dumps(answer), flush=True)
+    try:
+        for benchmark in benchmarks(config):
+            seconds = time_in_turn(benchmark, config.rounds)
+            answer = {"case": benchmark.title, "seconds": seconds, **benchmark.more}
+            print(json.dumps(answer), flush=True)
+    except Exception as error:
+        shown = error if isinstance(error, UserError) else shortage(error)
+        if shown is None:
+            raise
+        print(json.dumps({"error": str(shown)}), flush=True)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:  # the parent, interrupted too, reports it
-        sys.exit(130)
+    main()

@@ -3,10 +3,8 @@
 
 import dataclasses
 import json
-import os
 import statistics
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +13,12 @@ import tyro
 from rich.console import Console
 
 from experiments.bench.timing import LIBRARIES
-from experiments.cli.command import ConfigCommand
+from experiments.cli.command import ConfigCommand, child
 from experiments.config import LAB_DENSE, BenchConfig
 from experiments.config.loading import load
 from experiments.errors import UserError
-from experiments.run.folder import write_atomically
+from experiments.run import interrupts
+from experiments.run.folder import make_folder, write_atomically
 from experiments.run.progress import ProgressBar
 from experiments.run.provenance import in_words
 from experiments.run.report import Table, print_table
@@ -52,7 +51,7 @@ class Bench(ConfigCommand):
     def run(self, console: Console, command: str) -> None:
         """Times every case, shows the table, and writes `bench.json`."""
         path = (self.workdir or Path("runs") / self.config.name) / RESULTS
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         answers = _run_worker(self.config)
         results = {
             "config": dataclasses.asdict(self.config),
@@ -61,47 +60,56 @@ class Bench(ConfigCommand):
             "cases": {},
         }
         num_cases = results["num_cases"]
-        try:
-            with ProgressBar(console, num_cases, "Timing") as bar:
-                for answer in answers:
-                    results["cases"][answer["case"]] = answer["seconds"]
-                    for name in ("memory", "accuracy"):
-                        results[name] = answer.get(name, {})
-                    write_atomically(path, json.dumps(results, indent=1) + "\n")
-                    bar.update(advance=1)
-                    bar.line(_line(answer))
-        except KeyboardInterrupt:
-            done = len(results["cases"])
-            console.print(f"Interrupted after {done} of {num_cases} cases.")
-            raise
-        finally:
+
+        def show() -> None:
             if results["cases"]:
                 print_table(console, _table(results))
                 console.print(f"Results: {path}", soft_wrap=True)
 
+        def kept(word: str) -> None:
+            done = len(results["cases"])
+            console.print(f"{word} after {done} of {num_cases} cases.")
+            show()
+
+        interrupts.at_end(kept)
+        try:
+            with ProgressBar(console, num_cases, "Timing") as bar:
+                for answer in answers:
+                    with interrupts.shield:
+                        results["cases"][answer["case"]] = answer["seconds"]
+                        for name in ("memory", "accuracy"):
+                            results[name] = answer.get(name, {})
+                        write_atomically(path, json.dumps(results, indent=1) + "\n")
+                    bar.update(advance=1)
+                    bar.line(_line(answer))
+        finally:
+            show()
+
 
 def _run_worker(config: BenchConfig) -> Iterator[dict[str, Any]]:
     """Yields the answers of the timed process, line by line."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "experiments.bench.worker"],
-        env={**os.environ, **allocator(config)},
+    command, environment = child("experiments.bench.worker")
+    with interrupts.Child(
+        command,
+        env=environment | allocator(config),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # the terminal's Ctrl-C is for the parent
     ) as worker:
         assert worker.stdin is not None and worker.stdout is not None
-        try:
-            worker.stdin.write(json.dumps(dataclasses.asdict(config)) + "\n")
-            worker.stdin.close()
-            for line in worker.stdout:
-                yield json.loads(line)
-            if worker.wait() != 0:
-                raise UserError(
-                    f"The timed process ended with status {worker.returncode}; its own "
-                    "messages are above."
-                )
-        finally:
-            worker.kill()
+        worker.stdin.write(json.dumps(dataclasses.asdict(config)) + "\n")
+        worker.stdin.close()
+        for line in worker.stdout:
+            answer = json.loads(line)
+            if "error" in answer:
+                raise UserError(answer["error"])
+            yield answer
+        if worker.wait() != 0:
+            raise UserError(
+                f"The timed process ended with status {worker.returncode}; its own "
+                "messages are above."
+            )
 
 
 def allocator(config: BenchConfig) -> dict[str, str]:
@@ -142,7 +150,7 @@ def _table(results: dict[str, Any]) -> Table:
         header = ["case", *LIBRARIES, "flax / jaxbn", "torch / jaxbn"]
         rows = [_layer_cells(*case) for case in results["cases"].items()]
     elif config["network"] == "lab":
-        steps, size = LAB_DENSE.train.num_steps, LAB_DENSE.data.batch_size
+        steps, size = LAB_DENSE.train.total_steps, LAB_DENSE.data.batch_size
         title = f"{config['num_runs']} training runs of {steps} steps, batch {size}"
         header = ["library", "seconds", "runs a minute", "time / jaxbn's"]
         rows = [
@@ -155,7 +163,8 @@ def _table(results: dict[str, Any]) -> Table:
             for name, ms, r in _by_library(results)
         ]
     else:
-        title = f"A training step of {config['network']}, {shape}"
+        step = "A training step" if config["step"] == "training" else "Inference"
+        title = f"{step} of {config['network']}, {shape}"
         header = ["norm", "ms", "images/s", "time / jaxbn's", "memory, MB"]
         memory = {name: size / 1e6 for name, size in results["memory"].items()}
         images = 1e3 * config["shape"][0]

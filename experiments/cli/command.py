@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all commands share: how their arguments are read."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import tyro
 from rich.console import Console
 
+import experiments
+from experiments.cli.mistakes import in_one_line
+from experiments.config.loading import find
 from experiments.errors import UserError
 
-PROGRAM = "python -m experiments"
+CONSOLE = "jaxbn-experiments"
+PROGRAM = CONSOLE if Path(sys.argv[0]).stem == CONSOLE else "python -m experiments"
+"""The name by which this program was started."""
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """An option without a value: `--overwrite`, and no `--no-overwrite`."""
 
@@ -28,10 +34,15 @@ class Command:
         """Returns the command with these arguments.
 
         Raises:
-            UserError: fields contradict each other.
+            UserError: an argument is wrong, or fields contradict each other.
         """
+        program = f"{PROGRAM} {name}"
         try:
-            return tyro.cli(cls, prog=f"{PROGRAM} {name}", args=arguments, **default)
+            return in_one_line(
+                lambda: tyro.cli(cls, prog=program, args=arguments, **default),
+                usage=cls.usage,
+                program=program,
+            )
         except ValueError as error:
             raise UserError(str(error)) from error
 
@@ -54,17 +65,19 @@ class ConfigCommand(Command):
         """Loads the config, then changes the fields that other arguments name."""
         if not arguments or arguments[0].startswith("-"):
             raise UserError(f"`{name}` takes a config file first; see --help.")
-        path, *rest = arguments
-        chosen = cls.of(Path(path))
+        config, *rest = arguments
+        chosen = cls.of(find(config))
         parse = super(ConfigCommand, type(chosen)).parse
-        return parse(f"{name} {path}", rest, default=chosen)
+        return parse(f"{name} {config}", rest, default=chosen)
 
 
-@contextlib.contextmanager
-def on_interrupt(console: Console, text: str) -> Iterator[None]:
-    """Prints a text on Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.print(text, soft_wrap=True)
-        raise
+def child(module: str) -> tuple[list[str], dict[str, str]]:
+    """Returns the command that runs a module of this package, and its environment.
+
+    The current folder may hold an `experiments` of the user: `-P` keeps it from coming
+    before this one.
+    """
+    root = str(Path(experiments.__file__).parents[1])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return [sys.executable, "-P", "-m", module], environment

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from experiments.cli.command import Command, on_interrupt
+from experiments.cli.command import Command
 from experiments.config import ExperimentConfig, changed
-from experiments.config.loading import load
+from experiments.config.loading import SHIPPED, load
+from experiments.run import interrupts
 from experiments.run.folder import REPORT, open_run_folder
 from experiments.run.metrics import Record, record, series, steps_to_reach
-from experiments.run.progress import ProgressBar, show_record
+from experiments.run.progress import ProgressBar, RunProgress
 from experiments.run.report import (
     Picture,
     Table,
@@ -24,8 +25,8 @@ from experiments.run.report import (
 )
 
 CONFIGS = {
-    "dense": "configs/digits_dense.py",
-    "convolutional": "configs/digits_conv.py",
+    "dense": SHIPPED / "digits_dense.py",
+    "convolutional": SHIPPED / "digits_conv.py",
 }
 NORMS = {"batch": "with batch norm", "none": "without"}
 SEEDS = (0, 1, 2)
@@ -68,12 +69,7 @@ class Demo(Command):
         from experiments.run.plots import Run, curves
 
         workdir = self.workdir
-        interrupted = (
-            f"Interrupted. The runs that began are in {workdir}, each with its "
-            "config.json and metrics.jsonl; the next demo starts from the beginning."
-        )
-        with on_interrupt(console, interrupted):
-            outcomes = _train_all(console, workdir)
+        outcomes = _train_all(console, workdir)
         table = make_table(outcomes)
         print_table(console, table)
         pictures = []
@@ -93,7 +89,7 @@ class Demo(Command):
             "learning rate.",
             table=table,
             figures=pictures,
-            command="make demo",
+            command=command,
         )
         console.print(f"Report: {workdir / REPORT}", soft_wrap=True)
 
@@ -102,12 +98,11 @@ def _train_all(console: Console, workdir: Path) -> list[Outcome]:
     """Trains every network with every norm and seed, each in its folder."""
     from experiments.train.loop import train
 
-    bases = {
-        network: load(Path(path), ExperimentConfig) for network, path in CONFIGS.items()
-    }
+    bases = {network: load(path, ExperimentConfig) for network, path in CONFIGS.items()}
     per_base = len(NORMS) * len(SEEDS)
-    total = per_base * sum(base.train.num_steps for base in bases.values())
+    total = per_base * sum(base.train.total_steps for base in bases.values())
     outcomes, done = [], 0
+    interrupts.at_end(functools.partial(_kept, console, workdir))
     with ProgressBar(console, total) as bar:
         for network, base in bases.items():
             for kind, label in NORMS.items():
@@ -119,15 +114,23 @@ def _train_all(console: Console, workdir: Path) -> list[Outcome]:
                         seed=seed,
                     )
                     folder = workdir / config.name
-                    open_run_folder(folder, config, overwrite=True)
                     title = f"{network} {label}, seed {seed}"
                     bar.update(f"{title}: compiling")
-                    show = functools.partial(
-                        show_record, bar, title, line_every=200, finished=done
-                    )
-                    outcomes[-1].runs.append(record(folder, train(config), show))
-                    done += config.train.num_steps
+                    bar.line(f"{title}: compiling")
+                    show = RunProgress(bar, title, line_every=200, finished=done)
+                    with open_run_folder(folder, config, overwrite=True) as held:
+                        records = train(config, begin=lambda _, held=held: held.claim())
+                        outcomes[-1].runs.append(record(folder, records, show))
+                    done += config.train.total_steps
     return outcomes
+
+
+def _kept(console: Console, workdir: Path, word: str) -> None:
+    console.print(
+        f"{word}. The runs that began are in {workdir}, each with its config.json and "
+        "metrics.jsonl; the next demo starts from the beginning.",
+        soft_wrap=True,
+    )
 
 
 def make_table(outcomes: list[Outcome]) -> Table:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.cli.command import PROGRAM, Command, Flag, on_interrupt
-from experiments.cli.study import INTERRUPTED, run_studies
+from experiments.cli.command import PROGRAM, Command, Flag
+from experiments.cli.study import run_studies
 from experiments.config import StudyConfig
-from experiments.config.loading import FOLDER, available, load
+from experiments.config.loading import FOLDER, SHIPPED, known, load
 from experiments.errors import UserError
 from experiments.run.folder import REPORT
 from experiments.run.report import print_table, write_figures
@@ -19,7 +19,10 @@ TITLE = "Claims about batch norm, put to the test"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lab(Command):
-    """Runs all studies in configs/studies, and writes one report of their verdicts."""
+    """Runs all studies in configs/studies, and writes one report of their verdicts.
+
+    Without that folder here, it runs those that are shipped.
+    """
 
     usage = "[--workdir DIR] [--overwrite]"
     workdir: Path = Path("runs/lab")
@@ -37,14 +40,14 @@ class Lab(Command):
         )
 
         work = [
-            (config, self.workdir / config.name, f"{PROGRAM} study {path}")
-            for path, _ in available(FOLDER / "studies")
+            (config, self.workdir / config.name, f"{PROGRAM} study {typed}")
+            for typed, (path, _) in known().items()
+            if path.is_relative_to(_studies())
             for config in [load(path, StudyConfig)]
         ]
         if not work:
             raise UserError("There is no study in configs/studies/.")
-        with on_interrupt(console, INTERRUPTED):
-            outcomes = run_studies(console, work, overwrite=self.overwrite)
+        outcomes = run_studies(console, work, overwrite=self.overwrite)
         write_page(self.workdir / REPORT, TITLE, outcomes, command)
         write_verdicts(self.workdir / VERDICTS, outcomes)
         for outcome in outcomes:
@@ -53,3 +56,8 @@ class Lab(Command):
         print_table(console, front_table(outcomes))
         console.print(f"Verdicts: {self.workdir / VERDICTS}", soft_wrap=True)
         console.print(f"Report: {self.workdir / REPORT}", soft_wrap=True)
+
+
+def _studies() -> Path:
+    own = FOLDER / "studies"
+    return own if own.is_dir() else SHIPPED / "studies"

@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,15 +12,28 @@ import tyro
 from rich.console import Console
 
 from experiments.cli.command import Command
+from experiments.config.identity import flattened
 from experiments.errors import UserError
-from experiments.run.folder import CONFIG, METRICS, flattened
-from experiments.run.metrics import Record, read_metrics, series
-from experiments.run.report import Picture, Table, print_table, write_report
+from experiments.run.folder import CONFIG, METRICS, make_place
+from experiments.run.metrics import Record, in_short, read_history, series
+from experiments.run.report import (
+    Picture,
+    Table,
+    print_notes,
+    print_table,
+    write_report,
+)
 
 MEASURES = (
+    "loss", "accuracy", "test_loss", "test_accuracy", "test_top5_accuracy",
+    "average_test_accuracy", "learning_rate", "gradient_norm", "ms_per_step",
+    "images_per_second",
+)  # fmt: skip
+ON_CONSOLE = (
     "loss", "accuracy", "test_loss", "test_accuracy", "ms_per_step",
     "images_per_second",
 )  # fmt: skip
+"""The measures that fit into 80 columns."""
 CAPTION = (
     "Training loss and accuracy are means over the steps since the previous record, by "
     "batch statistics; test loss and accuracy are by running averages."
@@ -32,6 +46,7 @@ class Shown(NamedTuple):
     name: str
     config: dict[str, Any]  # by dotted names
     records: list[Record]
+    note: str = ""  # what could not be read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +67,10 @@ class Report(Command):
     def run(self, console: Console, command: str) -> None:
         """Reads the runs, prints the table, and writes the page."""
         runs = [read_run(folder) for folder in self.runs]
-        self.output.parent.mkdir(parents=True, exist_ok=True)
+        for run in runs:
+            if run.note:
+                print_notes(console, [run.note])
+        make_place(self.output)
         title = f"Runs: {', '.join(run.name for run in runs)}"
         table = write_runs(self.output, runs, title=title, summary="", command=command)
         print_table(console, table)
@@ -62,22 +80,21 @@ class Report(Command):
 def write_runs(
     path: Path, runs: list[Shown], *, title: str, summary: str, command: str
 ) -> Table:
-    """Writes the page of one or several runs, and returns its table."""
+    """Writes the page of one or several runs; returns its table for the console."""
     from experiments.run.plots import STYLES, Run, curves
 
     if len(runs) > len(STYLES):
         raise UserError(f"`report` draws at most {len(STYLES)} runs, got {len(runs)}.")
-    table = _table(runs)
     drawn = [Run(run.name, run.records) for run in runs]
     write_report(
         path,
         title=title,
         summary=summary,
-        table=table,
+        table=_table(runs, MEASURES),
         figures=[Picture(curves("", drawn), CAPTION)],
         command=command,
     )
-    return table
+    return _table(runs, ON_CONSOLE)
 
 
 def read_run(folder: Path) -> Shown:
@@ -86,32 +103,39 @@ def read_run(folder: Path) -> Shown:
     Raises:
         UserError: the folder holds no run, or one without a line of metrics.
     """
-    for name in (CONFIG, METRICS):
-        if not (folder / name).is_file():
-            raise UserError(
-                f"`{folder}` is not the folder of a run: it has no `{name}`."
-            )
-    records = read_metrics(folder / METRICS)
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"`{folder}` is not the folder of a run: it has no `{CONFIG}`.")
+    path = folder / METRICS
+    records, damaged = read_history(path)
+    note = f"`{path}` is damaged: {in_short(damaged)}; left out." if damaged else ""
     if not any(record.loss is not None for record in records):
-        raise UserError(f"`{folder / METRICS}` has no line with a loss yet.")
-    config = json.loads((folder / CONFIG).read_text("utf-8"))
-    return Shown(folder.name, flattened(config), records)
+        end = f": {in_short(damaged)}" if damaged else " yet"
+        raise UserError(f"`{path}` has no line with a loss{end}.")
+    try:
+        config = dict(flattened(json.loads((folder / CONFIG).read_text("utf-8"))))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"`{folder / CONFIG}` is not a config: {error}.") from error
+    return Shown(folder.name, config, records, note)
 
 
-def _table(runs: list[Shown]) -> Table:
-    """The last value of each measure, and the fields in which the runs differ."""
+def _table(runs: list[Shown], measures: Sequence[str]) -> Table:
+    """The last value of each measure, and the fields in which the runs differ.
+
+    Measures that no run has are left out.
+    """
     differ = [
         field
         for field in runs[0].config
         if field != "name" and len({str(run.config.get(field)) for run in runs}) > 1
     ]
-    header = ["run", *differ, "step", *(m.replace("_", " ") for m in MEASURES)]
+    measures = [m for m in measures if any(series(run.records, m)[1] for run in runs)]
+    header = ["run", *differ, "step", *(m.replace("_", " ") for m in measures)]
     rows = [
         [
             run.name,
             *(str(run.config.get(field)) for field in differ),
             str(run.records[-1].step),
-            *(_last(run.records, measure) for measure in MEASURES),
+            *(_last(run.records, measure) for measure in measures),
         ]
         for run in runs
     ]

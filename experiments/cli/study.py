@@ -2,6 +2,7 @@
 """`study`: the runs that test a claim, and its verdict."""
 
 import dataclasses
+import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from experiments.cli.command import ConfigCommand, Flag, on_interrupt
+from experiments.cli.command import ConfigCommand, Flag
 from experiments.config import StudyConfig
 from experiments.config.loading import load
-from experiments.run.folder import REPORT, locked
+from experiments.run import interrupts
+from experiments.run.folder import REPORT, locked, resuming
 from experiments.run.progress import ProgressBar
 from experiments.run.report import print_table, write_figures
 
 if TYPE_CHECKING:
     from experiments.lab.outcome import Outcome
-
-INTERRUPTED = "Interrupted. Finished runs are kept; the same command resumes."
+    from experiments.lab.runs_table import RunsTable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,8 @@ class Study(ConfigCommand):
 
         config = self.config
         folder = self.workdir or Path("runs/lab") / config.name
-        with on_interrupt(console, INTERRUPTED):
-            work = [(config, folder, command)]
-            (outcome,) = run_studies(console, work, overwrite=self.overwrite)
+        work = [(config, folder, command)]
+        (outcome,) = run_studies(console, work, overwrite=self.overwrite)
         write_page(folder / REPORT, config.title, [outcome], command)
         write_figures(folder, config.name, outcome.pictures)
         print_table(console, outcome.numbers)
@@ -83,12 +83,32 @@ def run_studies(
             with locked(folder):
                 table = RunsTable(folder, config, overwrite=overwrite)
                 start, before = time.perf_counter(), len(table.rows)
+                runs = len(config.variants) * config.num_seeds
+                interrupts.at_end(
+                    functools.partial(
+                        _kept,
+                        console,
+                        config.name,
+                        table,
+                        runs,
+                        resuming(overwrite=overwrite),
+                    )
+                )
                 bar.update(config.name, advance=before)
-                runs = len(config.variants) * config.num_seeds - before
-                bar.line(f"{config.name}: {runs} runs to do")
+                bar.line(f"{config.name}: {runs - before} runs to do")
                 conduct(config, table, lambda num: bar.update(advance=num))
                 new = len(table.rows) - before
                 seconds = time.perf_counter() - start
                 console.print(f"{config.name}: {new} runs in {seconds:.0f} s")
                 outcomes.append(conclude(config, table.rows, command))
     return outcomes
+
+
+def _kept(
+    console: Console, name: str, table: "RunsTable", runs: int, command: str, word: str
+) -> None:
+    console.print(
+        f"{word}. {len(table.rows)} of the {runs} runs of {name} are kept; "
+        f"{command} resumes.",
+        soft_wrap=True,
+    )

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A benchmark."""
 
-import dataclasses
 from typing import Literal
 
-from experiments.config.ranges import check_name_and_seed, require, require_at_least
+from experiments.config.fields import config
+from experiments.config.ranges import (
+    check_name_and_seed,
+    require,
+    require_at_least,
+    require_below_limit,
+)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config()
 class BenchConfig:
     """A benchmark of a layer, of a network's training step, or of whole runs."""
 
@@ -19,7 +24,10 @@ class BenchConfig:
         "layer"
     )
     """What is timed. layer: batch norm alone; lab: training runs of the dense network
-    of the studies; else a training step of this network."""
+    of the studies; else a step of this network."""
+    step: Literal["training", "inference"] = "training"
+    """What of a residual network is timed; inference is timed with the norms folded
+    into the kernels, too."""
     num_runs: int = 200
     """For lab only: at most 10, or a multiple of 10; ten seeds run side by side."""
     shape: tuple[int, ...] = (64, 56, 56, 64)
@@ -37,8 +45,13 @@ class BenchConfig:
         num = self.num_runs
         fits = 1 <= num <= 10 or (num > 0 and num % 10 == 0)
         require(fits, "num_runs", "in [1, 10] or a multiple of 10", num)
+        require_below_limit("num_runs", num)
         ranks = (2, 4) if self.network == "layer" else (4,)
         fits = len(self.shape) in ranks and min(self.shape) >= 1
         fits = fits and self.shape[0] % 2 == 0
         what = "four positive numbers (two for a layer), the first even"
         require(fits, "shape", what, self.shape)
+        require_below_limit("shape", self.shape)
+        fits = self.step == "training" or self.network.startswith("resnet")
+        rule = f"training with network {self.network}"
+        require(fits, "step", rule, self.step)

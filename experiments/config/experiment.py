@@ -5,7 +5,13 @@ import dataclasses
 import math
 from typing import Literal
 
-from experiments.config.ranges import check_name_and_seed, require, require_at_least
+from experiments.config.fields import config
+from experiments.config.ranges import (
+    check_name_and_seed,
+    require,
+    require_at_least,
+    require_below_limit,
+)
 
 USED_BY = {
     "hidden": ("dense", "conv"),
@@ -17,9 +23,15 @@ USED_BY = {
     "convolution": ("conv",),
 }
 """The fields of `ModelConfig` that only some networks have."""
+MOST_THREADS = 256
+"""More threads take minutes to start, and read no faster."""
+MOST_LAYERS = 1000
+"""To compile more takes hours."""
+DEFAULT_STEPS = 600
+"""The length of a run whose config gives none."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config("data.")
 class DataConfig:
     """The examples."""
 
@@ -27,13 +39,31 @@ class DataConfig:
         "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder",
         "tfds",
     ] = "digits"  # fmt: skip
-    """digits: scikit-learn's, 8x8, shipped with it; mnist, fashion_mnist: idx files;
-    cifar10, cifar100: the binary or the Python version; image_folder: train/ and val/
-    (or test/), each with a folder of images for each class; tfds: ArrayRecord files
-    prepared by TensorFlow Datasets (`file_format="array_record"`), the folder of one
-    version; needs the extra `tfds`, not TensorFlow."""
+    """digits: scikit-learn's, 8x8, shipped with it. mnist, fashion_mnist: the four idx
+    files, packed with gzip or not, grey. cifar10, cifar100: the binary or the Python
+    version, in color. Bytes are read as they are, and files of other types, sizes or
+    labels are refused.
+
+    image_folder: train/ and val/ (or test/), each with a folder for each class, with
+    images in it or below. Left out and listed before training: hidden files and
+    folders, files whose names are not those of images, pipes and devices, and links to
+    folders or to files elsewhere.
+
+    tfds: ArrayRecord files prepared by TensorFlow Datasets
+    (`file_format="array_record"`), the folder of one version; needs the extra `tfds`,
+    not TensorFlow. Read are the features `image` and `label` of the splits train and
+    test, or validation, or val. Left out and listed: other splits, and test splits
+    without labels (-1 in each example).
+
+    Images of these two are JPEG, PNG, BMP, WebP or PPM, by their content. They are
+    turned upright by their EXIF data, and become RGB of 8 bits, for tfds the 1, 3 or 4
+    channels in its features.json: 16-bit grey is divided by 257, of 16-bit colors the
+    upper 8 bits are read, alpha is dropped unless there are 4 channels, and of an
+    animation the first frame is read. Up to 1000 images of each part are inspected
+    before training, and what is dropped of them is listed."""
     path: str | None = None
-    """The folder of the files; not for digits."""
+    """The folder of the files; not for digits. For mnist, fashion_mnist, cifar10 and
+    cifar100 they may be in a folder below it that is not hidden."""
     batch_size: int = 64
     """Examples per step, over all devices and processes, at least 1."""
     num_train: int | None = None
@@ -47,16 +77,18 @@ class DataConfig:
     of the image."""
     crop_padding: int = 0
     """Augmentation: pad each training image by this many pixels and crop it at a random
-    place, at least 0."""
+    place, at least 0 and fewer than its height and its width."""
     flip: bool = False
     """Augmentation: mirror half of the training images, chosen at random."""
     num_threads: int = 2
-    """Threads of each process that read and decode ahead of the step, at least 1."""
+    """Threads of each process that read and decode ahead of the step, in [1, 256]."""
 
     def __post_init__(self):
         """Checks the ranges."""
         least = {"batch_size": 1, "num_train": 1, "crop_padding": 0, "num_threads": 1}
         require_at_least(self, "data.", **least)
+        rule, threads = f"at most {MOST_THREADS}", self.num_threads
+        require(threads <= MOST_THREADS, "data.num_threads", rule, threads)
         empty, size = self.num_empty, self.batch_size
         rule = f"at least 0 and less than data.batch_size, {size}"
         require(0 <= empty < size, "data.num_empty", rule, empty)
@@ -76,7 +108,7 @@ class DataConfig:
         require(fits, "data.image_size", rule, size, fix=fix)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config("model.")
 class ModelConfig:
     """The network."""
 
@@ -92,7 +124,7 @@ class ModelConfig:
     hidden: tuple[int, ...] | None = None
     """Units of each hidden layer of dense, channels of each of conv; None: as above."""
     depth: int = 2
-    """Hidden layers of plain, at least 2."""
+    """Hidden layers of plain, in [2, 1000]."""
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     """Activation of dense, conv and plain."""
     placement: Literal["before", "after"] = "before"
@@ -113,7 +145,12 @@ class ModelConfig:
         fits = hidden is None or bool(hidden and min(hidden) >= 1)
         rule = "None or at least one number, each >= 1"
         require(fits, "model.hidden", rule, hidden)
+        require_below_limit("model.hidden", hidden)
+        rule, num = f"at most {MOST_LAYERS} numbers", len(hidden or ())
+        require(num <= MOST_LAYERS, "model.hidden", rule, f"{num} numbers")
         require_at_least(self, "model.", depth=2)
+        rule, depth = f"at most {MOST_LAYERS}", self.depth
+        require(depth <= MOST_LAYERS, "model.depth", rule, depth)
         require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
         scale = self.init_scale
         require(0 < scale < math.inf, "model.init_scale", "> 0", scale)
@@ -126,7 +163,7 @@ class ModelConfig:
             require(fits, f"model.{field.name}", rule, value, fix=fix)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config("norm.")
 class NormConfig:
     """The normalization, the same in every place of the network."""
 
@@ -173,7 +210,7 @@ class NormConfig:
             require(affine != "fixed", "norm.affine", rule, affine, fix=fix)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config("optimizer.")
 class OptimizerConfig:
     """The optimizer and its schedule."""
 
@@ -191,11 +228,16 @@ class OptimizerConfig:
     have none."""
     accumulate_steps: int = 1
     """Batches whose gradients are averaged into one update, at least 1."""
+    clip_norm: float | None = None
+    """Largest norm of an update's gradient, over all parameters together, > 0: a longer
+    one is scaled down to it, before weight decay and optimizer. None: any norm."""
 
     def __post_init__(self):
         """Checks the ranges."""
-        rate, decay = self.learning_rate, self.weight_decay
+        rate, decay, clip = self.learning_rate, self.weight_decay, self.clip_norm
         require(0 < rate < math.inf, "optimizer.learning_rate", "> 0", rate)
+        fits = clip is None or 0 < clip < math.inf
+        require(fits, "optimizer.clip_norm", "> 0", clip)
         require_at_least(self, "optimizer.", warmup_steps=0, accumulate_steps=1)
         require(0 <= decay < math.inf, "optimizer.weight_decay", ">= 0", decay)
         allowed = decay == 0 or self.name not in ("adam", "rmsprop")
@@ -203,12 +245,16 @@ class OptimizerConfig:
         require(allowed, "optimizer.weight_decay", rule, decay, fix=fix)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config("train.")
 class TrainConfig:
     """The training loop."""
 
-    num_steps: int = 600
-    """Total number of steps, at least 1."""
+    num_steps: int | None = None
+    """Total number of steps, at least 1. None: 600, unless num_epochs is given."""
+    num_epochs: float | None = None
+    """Total number of passes over the training examples, > 0, in place of num_steps:
+    rounded to whole steps, at least 1. The last step of a pass may have fewer examples.
+    """
     eval_every: int = 10
     """Steps from one evaluation on the test set to the next, at least 1."""
     log_every: int = 10
@@ -223,8 +269,17 @@ class TrainConfig:
     """Fraction of each label that is spread over all classes, in [0, 1)."""
     average_decay: float | None = None
     """Keeps an average of the weights, in (0, 1): average = average_decay * average +
-    (1 - average_decay) * weights after each step. It is evaluated after the last step,
-    by the statistics of the training examples. None: no average."""
+    (1 - average_decay) * weights after each step. It is evaluated as often as the
+    weights are, by statistics of its own. None: no average."""
+    average_examples: int | None = 2048
+    """The training examples, chosen at random once, from which the statistics of the
+    averaged weights are estimated, layer after layer, at least 1; None: all. An
+    evaluation runs as many forward passes over them as the network has norms."""
+    patience: int | None = None
+    """Early stopping: how many evaluations in a row may have no better test accuracy
+    than the best before them, at least 1; training ends after the last of these. The
+    best test accuracy is then chosen on the test set, and too good by that. None: no
+    early stopping."""
     tensorboard: bool = False
     """Also write the metrics as TensorBoard events; needs the extra `tensorboard`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -233,15 +288,36 @@ class TrainConfig:
     def __post_init__(self):
         """Checks the ranges."""
         periods = ("eval_every", "log_every", "checkpoint_every")
-        least = dict.fromkeys(("num_steps", *periods, "keep_checkpoints"), 1)
-        require_at_least(self, "train.", **least)
+        others = ("num_steps", "keep_checkpoints", "average_examples", "patience")
+        require_at_least(self, "train.", **dict.fromkeys((*periods, *others), 1))
+        epochs = self.num_epochs
+        fits = epochs is None or 0 < epochs < math.inf
+        require(fits, "train.num_epochs", "> 0", epochs)
+        fits = self.num_steps is None or epochs is None
+        rule, fix = (
+            "None where train.num_epochs is given",
+            "give one of the two, and None for the other",
+        )
+        require(fits, "train.num_steps", rule, self.num_steps, fix=fix)
         smoothing, decay = self.label_smoothing, self.average_decay
         require(0 <= smoothing < 1, "train.label_smoothing", "in [0, 1)", smoothing)
         fits = decay is None or 0 < decay < 1
         require(fits, "train.average_decay", "in (0, 1)", decay)
 
+    @property
+    def total_steps(self) -> int:
+        """The total number of steps.
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+        Raises:
+            ValueError: it is given in epochs; `experiments.data.in_steps` converts it.
+        """
+        rule, fix = "None where the length is given in steps", "give train.num_steps"
+        epochs = self.num_epochs
+        require(epochs is None, "train.num_epochs", rule, epochs, fix=fix)
+        return DEFAULT_STEPS if self.num_steps is None else self.num_steps
+
+
+@config("parallel.")
 class ParallelConfig:
     """How the batch is split over devices, and which of them share statistics."""
 
@@ -262,7 +338,7 @@ class ParallelConfig:
         require(fits, "parallel.statistics", "global, device, or >= 1", group)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config("processes.")
 class ProcessesConfig:
     """How several processes find each other; this does not change what a run is.
 
@@ -310,7 +386,7 @@ class ProcessesConfig:
             require(0 <= number < num, "processes.process_id", rule, number)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config()
 class ExperimentConfig:
     """One experiment."""
 
@@ -318,6 +394,10 @@ class ExperimentConfig:
     """Names the run folder, `runs/NAME`."""
     seed: int = 0
     """Seed of the initial parameters and the data order, in [0, 2**32)."""
+    init: str | None = None
+    """A run's folder or a .safetensors file, whose weights and statistics training
+    starts from, instead of random ones; a last layer with another number of outputs
+    stays random."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     norm: NormConfig = NormConfig()
@@ -336,6 +416,13 @@ class ExperimentConfig:
         num, group = self.parallel.num_devices, self.parallel.statistics
         fits = num is None or size % num == 0
         require(fits, "parallel.num_devices", divisor, num)
+        count = self.processes.num_processes or 1
+        fits = num is None or num % count == 0
+        rule = f"a multiple of the number of processes, {count}"
+        require(fits, "parallel.num_devices", rule, num)
+        fits = count == 1 or self.parallel.mode != "pmap"
+        rule = f"jit or shard_map for {count} processes"
+        require(fits, "parallel.mode", rule, self.parallel.mode)
         fits = isinstance(group, str) or bool(num and num % group == 0)
         rule = "global, device or a divisor of parallel.num_devices"
         fix = f"parallel.num_devices is {num}"
@@ -344,3 +431,23 @@ class ExperimentConfig:
         rule = "global where norm.virtual_batch_size is given"
         fix = "it splits the batch itself"
         require(fits, "parallel.statistics", rule, group, fix=fix)
+        flat = self.model.name in ("dense", "plain", "gru", "lstm", "step_gru")
+        if flat and self.norm.kind in ("batch", "renorm"):
+            self._check_examples()
+
+    def _check_examples(self) -> None:
+        """Requires two examples for each variance over examples alone."""
+        size, virtual = self.data.batch_size, self.norm.virtual_batch_size
+        num, group = self.parallel.num_devices, self.parallel.statistics
+        empty = 0 if self.norm.ignore_mask else self.data.num_empty
+        with_one = f"norm.kind {self.norm.kind} and model.name {self.model.name}"
+        rule, fix = f">= 2 with {with_one}", "one value has no variance"
+        require(size >= 2, "data.batch_size", rule, size, fix=fix)
+        require(virtual != 1, "norm.virtual_batch_size", rule, virtual, fix=fix)
+        rule = f"less than data.batch_size - 1, {size - 1}, with {with_one}"
+        require(size - empty >= 2, "data.num_empty", rule, empty, fix=fix)
+        if num is not None and group != "global":
+            share = size // num * (1 if group == "device" else int(group))
+            rule = f"at most half of data.batch_size, {size}, with {with_one}"
+            fix = "one value for each share of statistics has no variance"
+            require(share >= 2, "parallel.num_devices", rule, num, fix=fix)

@@ -3,12 +3,13 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from tyro.conf import Fixed
 
 from experiments.config.experiment import ExperimentConfig
+from experiments.config.fields import closest, config
 from experiments.config.ranges import (
     check_name_and_seed,
     require,
@@ -24,7 +25,7 @@ Corruption = Literal["noise", "blur", "contrast", "shift"]
 How = Literal["mean", "min", "max", "largest", "number"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config()
 class AdaptationConfig:
     """The images that a trained network is tested on, and the statistics it uses."""
 
@@ -44,7 +45,7 @@ class AdaptationConfig:
         require_at_least(self, "", batch_size=2, prior_count=0)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config()
 class Variant:
     """An experiment, and the settings that tell it from the others of its study."""
 
@@ -55,18 +56,35 @@ class Variant:
 
 
 def changed(experiment: ExperimentConfig, changes: Changes) -> ExperimentConfig:
-    """Returns the experiment with these fields changed."""
-    parts: dict[str, dict[str, Any]] = {}
+    """Returns the experiment with these fields changed.
+
+    Raises:
+        ValueError: there is no such field.
+    """
+    known = list(_names(experiment))
+    parts: dict[str, Any] = {}
     for field, value in changes.items():
+        rule = "the dotted name of a field, such as norm.kind"
+        require(field in known, "changes", rule, field, fix=closest(field, known))
         part, _, name = field.partition(".")
-        parts.setdefault(part, {})[name] = value
-    return dataclasses.replace(
-        experiment,
-        **{
-            part: dataclasses.replace(getattr(experiment, part), **fields)
-            for part, fields in parts.items()
-        },
-    )
+        if name:
+            parts.setdefault(part, {})[name] = value
+        else:
+            parts[part] = value
+    for part, fields in parts.items():
+        if isinstance(fields, dict):
+            parts[part] = dataclasses.replace(getattr(experiment, part), **fields)
+    return dataclasses.replace(experiment, **parts)
+
+
+def _names(made: Any, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted names of a config's fields."""
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _names(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
 
 
 def values(field: str, options: Iterable[Any]) -> dict[Any, Changes]:
@@ -94,7 +112,7 @@ def grid(
     return tuple(variants)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config()
 class Measure:
     """One number for each seed, of the runs that `where` picks."""
 
@@ -115,7 +133,7 @@ class Measure:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config()
 class Claim:
     """A sentence that can be wrong, and the rule that says whether it is.
 
@@ -146,7 +164,7 @@ class Claim:
         require(fits, "effect", rule, self.effect)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config()
 class FigureConfig:
     """The one figure of a study: means over seeds with their 95 % intervals."""
 
@@ -166,7 +184,7 @@ class FigureConfig:
     caption: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@config()
 class StudyConfig:
     """A study: variants, each trained with every seed, and the claims they decide.
 
@@ -202,8 +220,10 @@ class StudyConfig:
 
     def __post_init__(self):
         """Checks the ranges, and that the claims and the figure fit the variants."""
-        check_name_and_seed(self.name, self.first_seed)
+        check_name_and_seed(self.name, self.first_seed, field="first_seed")
         require_at_least(self, "", num_seeds=1, num_workers=1)
+        most, num = 2**32 - self.first_seed, self.num_seeds
+        require(num <= most, "num_seeds", f"at most {most} after first_seed", num)
         settings = [dict(variant.settings) for variant in self.variants]
         repeated = [one for one in settings if settings.count(one) > 1]
         rule = "one or more, each with other settings"
@@ -214,9 +234,8 @@ class StudyConfig:
         require(not others, "variants", rule, others)
         for variant in self.variants:
             loop = variant.experiment.train
-            whole = loop.num_steps % loop.eval_every == 0
-            rule = "a multiple of train.eval_every"
-            require(whole, "train.num_steps", rule, loop.num_steps)
+            steps, rule = loop.total_steps, "a multiple of train.eval_every"
+            require(steps % loop.eval_every == 0, "train.num_steps", rule, steps)
             adapts = variant.adaptation is not None
             rule = "given for the probe adaptation, and for no other"
             fits = adapts == (self.probe == "adaptation")

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.data.examples import ArraySource, Dataset
 from experiments.data.files import checked_source, find
-from experiments.errors import UserError
+from experiments.errors import UserError, first_line
 
 WHERE = "CIFAR is at https://www.cs.toronto.edu/~kriz/cifar.html"
 PIXELS = 3 * 32 * 32
@@ -27,14 +27,14 @@ class Version(NamedTuple):
     test: str
     num_classes: int
     label_bytes: int  # at the start of a record; the last is the label
-    label_key: bytes
+    label_key: str
 
 
 VERSIONS = {
     "cifar10": Version(
-        tuple(f"data_batch_{k}" for k in range(1, 6)), "test_batch", 10, 1, b"labels"
+        tuple(f"data_batch_{k}" for k in range(1, 6)), "test_batch", 10, 1, "labels"
     ),
-    "cifar100": Version(("train",), "test", 100, 2, b"fine_labels"),
+    "cifar100": Version(("train",), "test", 100, 2, "fine_labels"),
 }
 
 
@@ -58,14 +58,13 @@ def _read(folder: Path, name: str, version: Version) -> ArraySource:
 
 
 def _read_binary(path: Path, version: Version) -> tuple[np.ndarray, np.ndarray]:
-    data = np.fromfile(path, np.uint8)
-    record = version.label_bytes + PIXELS
-    if len(data) == 0 or len(data) % record:
+    record, length = version.label_bytes + PIXELS, path.stat().st_size
+    if length == 0 or length % record:
         raise UserError(
-            f"`{path}` must have records of {record} bytes, got {len(data)} bytes in "
-            "all; was its download interrupted?"
+            f"`{path}` must have records of {record} bytes, got {length} bytes in all; "
+            "was its download interrupted?"
         )
-    rows = data.reshape(-1, record)
+    rows = np.fromfile(path, np.uint8).reshape(-1, record)
     return rows[:, version.label_bytes :], rows[:, version.label_bytes - 1]
 
 
@@ -92,12 +91,47 @@ class _ArraysOnly(pickle.Unpickler):
 def _read_pickle(path: Path, version: Version) -> tuple[np.ndarray, np.ndarray]:
     try:
         batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        pixels = np.asarray(batch[b"data"], np.uint8)
-        label = np.asarray(batch[version.label_key], np.int64).reshape(-1)
-        if pixels.shape[1:] != (PIXELS,):
-            raise ValueError(f"images must have {PIXELS} bytes, got {pixels.shape[1:]}")
+        pixels = _integers(path, batch, "data", (PIXELS,))
+        label = _integers(path, batch, version.label_key, ())
+    except UserError:
+        raise
     except Exception as error:  # a broken pickle can raise anything
         raise UserError(
-            f"`{path}` is not a batch of CIFAR: {type(error).__name__}: {error}."
+            f"`{path}` is not a batch of CIFAR: {type(error).__name__}: "
+            f"{first_line(error)}."
         ) from error
-    return pixels, label
+    if len(pixels) == 0:
+        raise UserError(f"`{path}` must have at least one image, got none.")
+    if not 0 <= pixels.min() <= pixels.max() <= 255:
+        raise UserError(
+            f"`{path}` must have values from 0 to 255 in `data`, got {pixels.min()} to "
+            f"{pixels.max()}."
+        )
+    return pixels.astype(np.uint8), label
+
+
+def _integers(path: Path, batch: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the integers that a batch has by this name, `shape` for each example.
+
+    Raises:
+        UserError: there are no such integers.
+    """
+    if not isinstance(batch, dict):
+        raise UserError(
+            f"`{path}` must hold a dictionary, as CIFAR's batches do, got "
+            f"{type(batch).__name__}."
+        )
+    keys = [key for key in (name.encode(), name) if key in batch]
+    if not keys:
+        raise UserError(
+            f"`{path}` must have the entry `{name}`, got {len(batch)} other entries."
+        )
+    values = np.asarray(batch[keys[0]])
+    fits = values.ndim == 1 + len(shape) and values.shape[1:] == shape
+    if values.dtype.kind not in "iu" or not fits:
+        expected = f"(n, {PIXELS})" if shape else "(n,)"
+        raise UserError(
+            f"`{path}` must have integers of shape {expected} in `{name}`, got "
+            f"{values.dtype} of shape {values.shape}."
+        )
+    return values

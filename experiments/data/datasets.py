@@ -6,6 +6,7 @@ from pathlib import Path
 
 from experiments.config import DataConfig
 from experiments.data import cifar, digits, idx, image_folder, tfds_folder
+from experiments.data.class_names import CLASS_NAMES
 from experiments.data.examples import Dataset, first
 from experiments.errors import UserError
 
@@ -14,9 +15,14 @@ def load_dataset(config: DataConfig) -> Dataset:
     """Loads the data set that the config names, or lists its files.
 
     Raises:
-        UserError: a file is missing or broken; the error names it.
+        UserError: a file is missing or broken, which the error names, or training and
+            test images differ in shape.
     """
     dataset = _load(config)
+    names = CLASS_NAMES.get(config.name, dataset.class_names)
+    if not names:
+        names = tuple(map(str, range(dataset.num_classes)))
+    dataset = dataclasses.replace(dataset, class_names=names)
     num, most = config.num_train, len(dataset.train)
     if num is None or num == most:
         return dataset
@@ -46,4 +52,10 @@ def _load(config: DataConfig) -> Dataset:
             raise UserError(
                 f"`data.path` must have {part} examples, but `{folder}` has none."
             )
+    shapes = [s.load(0, None)[0].shape for s in (dataset.train, dataset.test)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"`{folder}` must have training and test images of the same shape, got "
+            f"{shapes[0]} and {shapes[1]}."
+        )
     return dataset

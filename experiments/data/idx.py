@@ -5,16 +5,19 @@ A file is two zero bytes, 8 for bytes, the number of axes, their sizes as big-en
 32-bit integers, and the bytes (https://yann.lecun.com/exdb/mnist/).
 """
 
+import math
 import struct
 from pathlib import Path
 
 import numpy as np
 
 from experiments.data.examples import ArraySource, Dataset
-from experiments.data.files import checked_source, find, read
+from experiments.data.files import checked_source, find, opened
 from experiments.errors import UserError
 
 BYTES = 0x08
+MAX_BYTES = 2**32  # after the header
+MAX_RATIO = 1032  # of what zlib unpacks to what it packs
 NUM_CLASSES = 10
 WHERE = {
     "mnist": "MNIST is at https://yann.lecun.com/exdb/mnist/",
@@ -44,25 +47,42 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     """Returns the bytes in their shape.
 
     Raises:
-        UserError: the file is not what its name says, or is cut short.
+        UserError: the file is not what its name says, is empty or too large by its
+            header, or has more or fewer bytes than that.
     """
-    data = read(path)
-    expected = struct.pack(">HBB", 0, BYTES, ndim)
-    if data[:4] != expected:
-        raise UserError(
-            f"`{path}` must start with {expected.hex(' ')}, as idx files of {ndim} "
-            f"axes do, got {data[:4].hex(' ') or 'nothing'}."
-        )
     header = 4 + 4 * ndim
-    if len(data) < header:
+    with opened(path) as file:
+        shape = _shape(path, file.read(header), ndim)
+        num = math.prod(shape)
+        # One byte more than there should be shows that there are more.
+        content = file.read(min(num, MAX_RATIO * path.stat().st_size) + 1)
+    if len(content) != num:
+        got = header + len(content) if len(content) < num else "more"
         raise UserError(
-            f"`{path}` must have a header of {header} bytes, got {len(data)} in all."
+            f"`{path}` must have {header + num} bytes for shape {shape}, got {got}; "
+            "was its download interrupted?"
         )
-    shape = struct.unpack(f">{ndim}I", data[4:header])
-    size = header + int(np.prod(shape, dtype=np.int64))
-    if len(data) != size:
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _shape(path: Path, header: bytes, ndim: int) -> tuple[int, ...]:
+    """Returns the shape in the header, of which nothing is allocated yet."""
+    expected = struct.pack(">HBB", 0, BYTES, ndim)
+    if header[:4] != expected:
         raise UserError(
-            f"`{path}` must have {size} bytes for shape {shape}, got {len(data)}; was "
-            "its download interrupted?"
+            f"`{path}` must start with {expected.hex(' ')}, as idx files of "
+            f"{'labels' if ndim == 1 else 'images'} do, got "
+            f"{header[:4].hex(' ') or 'nothing'}."
         )
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    if len(header) < 4 + 4 * ndim:
+        raise UserError(
+            f"`{path}` must have a header of {4 + 4 * ndim} bytes, got {len(header)} "
+            "in all."
+        )
+    shape = struct.unpack(f">{ndim}I", header[4:])
+    if not 0 < math.prod(shape) <= MAX_BYTES:
+        raise UserError(
+            f"`{path}` must have from 1 to {MAX_BYTES} bytes after its header, got "
+            f"shape {shape} in it."
+        )
+    return shape

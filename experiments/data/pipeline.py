@@ -15,7 +15,7 @@ import grain
 import jax
 import numpy as np
 
-from experiments.config import DataConfig
+from experiments.config import DataConfig, ExperimentConfig
 from experiments.data.examples import Batch, Source
 from experiments.data.images import augment
 
@@ -36,6 +36,17 @@ def rows_of_step(
     epoch, place = divmod(step, _num_batches(num_examples, used))
     rows = _permutation(num_examples, seed, epoch)
     return _fill_up(rows[place * used : (place + 1) * used], batch_size)
+
+
+def in_steps(config: ExperimentConfig, num_examples: int) -> ExperimentConfig:
+    """Returns the config with its length in steps, where it has it in epochs."""
+    epochs, data = config.train.num_epochs, config.data
+    if epochs is None:
+        return config
+    per_epoch = _num_batches(num_examples, data.batch_size - data.num_empty)
+    steps = {"num_epochs": None, "num_steps": max(1, round(epochs * per_epoch))}
+    train = dataclasses.replace(config.train, **steps)
+    return dataclasses.replace(config, train=train)
 
 
 def _num_batches(num_examples: int, batch_size: int) -> int:

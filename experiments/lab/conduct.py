@@ -15,6 +15,7 @@ from experiments.lab import adaptation, cost
 from experiments.lab.runs_table import SEED, Row, RunsTable, missing
 from experiments.lab.scores import TARGETS, inference, scores
 from experiments.lab.shift import shift
+from experiments.run import interrupts
 from experiments.train.scanned import compile_runs, in_memory, lanes_of, program_config
 
 PROBES = {"scores": scores, "inference": inference, "shift": shift}
@@ -30,23 +31,26 @@ def conduct(
 ) -> None:
     """Runs all that is missing; calls `advance` with the number of finished runs.
 
-    After Ctrl-C it finishes the variants that are running; their rows are in the table.
+    The rows of a variant are in the table before `advance` is called for them. Variants
+    that run when another fails are finished.
     """
-    if study.probe in OUTSIDE:
-        for rows in OUTSIDE[study.probe](study, table.rows):
+
+    def add(rows: list[Row]) -> None:
+        with interrupts.shield:
             table.add(rows)
             advance(len(rows))
+
+    if study.probe in OUTSIDE:
+        for rows in OUTSIDE[study.probe](study, table.rows):
+            add(rows)
         return
-    stop, lock = threading.Event(), threading.Lock()
+    stop = threading.Event()
 
     def work(program: Program, todo: Work) -> None:
         for variant, seeds in todo:
             if stop.is_set():
                 return
-            rows = program.run(variant, seeds)
-            with lock:
-                table.add(rows)
-                advance(len(rows))
+            add(program.run(variant, seeds))
 
     workers = study.num_workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
@@ -76,7 +80,7 @@ def plan(study: StudyConfig, rows: list[Row]) -> list[Work]:
 def _size(work: Work) -> int:
     """Returns the number of examples that are trained on."""
     configs = [variant.experiment for variant, _ in work]
-    return sum(c.train.num_steps * c.data.batch_size for c in configs)
+    return sum(c.train.total_steps * c.data.batch_size for c in configs)
 
 
 def _parts(
@@ -117,7 +121,7 @@ def _rows(
     variant: Variant, seeds: list[int], found: dict[str, np.ndarray], seconds: float
 ) -> list[Row]:
     """Returns a row for each seed; the seeds, which run together, share the time."""
-    per_step = seconds / len(seeds) / variant.experiment.train.num_steps
+    per_step = seconds / len(seeds) / variant.experiment.train.total_steps
     rows = []
     for k, seed in enumerate(seeds):
         measures = {name: float(values[k]) for name, values in found.items()}

@@ -23,19 +23,17 @@ class RunsTable:
     """The rows in a study's folder; new ones are on disk as soon as they are added."""
 
     def __init__(self, folder: Path, study: StudyConfig, *, overwrite: bool):
-        """Opens the folder's table, or starts one.
+        """Opens the folder's table; the first rows start one, or replace it.
 
         Raises:
-            UserError: the folder holds runs of other variants.
+            UserError: the folder holds runs of other variants, or the table is damaged.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / RUNS
-        if overwrite:
-            self._path.unlink(missing_ok=True)
-            (folder / STUDY).unlink(missing_ok=True)
-        _check_same(folder / STUDY, self._path, study)
-        self._study = study
-        self._all = _read(self._path, study)
+        self._path, self._study = folder / RUNS, study
+        self._all: list[Row] = []
+        self._starts = overwrite or not self._path.exists()
+        if not self._starts:
+            _check_same(folder / STUDY, study)
+            self._all = _read(self._path, study)
 
     @property
     def rows(self) -> list[Row]:
@@ -50,6 +48,11 @@ class RunsTable:
                 f"`{self._path}` has other measures than this study makes now; replace "
                 "it with --overwrite."
             )
+        if self._starts:  # only now: until there are rows, an older table stays
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.unlink(missing_ok=True)
+            write_atomically(self._path.with_name(STUDY), _identity(self._study))
+            self._starts = False
         with self._path.open("a", encoding="utf-8") as file:
             file.write("".join(to_json(row) + "\n" for row in rows))
         self._all += rows
@@ -72,18 +75,19 @@ def fingerprint(study: StudyConfig) -> str:
     return hashlib.sha256(what.encode()).hexdigest()
 
 
-def _check_same(path: Path, runs: Path, study: StudyConfig) -> None:
+def _identity(study: StudyConfig) -> str:
     wanted = {"name": study.name, "variants": fingerprint(study)}
+    return json.dumps(wanted) + "\n"
+
+
+def _check_same(path: Path, study: StudyConfig) -> None:
     if not path.exists():
-        if runs.exists():
-            raise UserError(f"`{runs}` has no `{STUDY}` next to it; move it away.")
-        write_atomically(path, json.dumps(wanted) + "\n")
-        return
-    try:
-        held = json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError:
-        held = None
-    if held != wanted:
+        runs = path.with_name(RUNS)
+        raise UserError(
+            f"`{runs}` has no `{STUDY}` next to it, which says of which study it is; "
+            "replace it with --overwrite."
+        )
+    if path.read_text("utf-8") != _identity(study):
         raise UserError(
             f"`{path.parent}` holds runs of other variants than the config now has. "
             "Name another folder with --workdir, or replace them with --overwrite."
@@ -91,12 +95,7 @@ def _check_same(path: Path, runs: Path, study: StudyConfig) -> None:
 
 
 def _read(path: Path, study: StudyConfig) -> list[Row]:
-    """Returns the rows, the first of each variant and seed; cuts off a torn last line.
-
-    A measure that is null is NaN.
-    """
-    if not path.exists():
-        return []
+    """Returns the rows; cuts off a torn last line. A measure that is null is NaN."""
     text = path.read_text("utf-8")
     complete = text[: text.rfind("\n") + 1]
     if complete != text:
@@ -104,22 +103,23 @@ def _read(path: Path, study: StudyConfig) -> list[Row]:
     names = [name for name, _ in study.variants[0].settings]
     known = {variant.settings for variant in study.variants}
     rows: dict[Any, Row] = {}
-    try:
-        for line in complete.splitlines():
+    for number, line in enumerate(complete.splitlines(), 1):
+        try:
             row = json.loads(line)
             settings = tuple((name, row.pop(name)) for name in names)
             if settings not in known:
                 raise ValueError(f"no variant has {dict(settings)}")
             seed = int(row.pop(SEED))
+            if (settings, seed) in rows:
+                raise ValueError(f"seed {seed} of {dict(settings)} is there already")
             measures = {
                 name: math.nan if value is None else float(value)
                 for name, value in row.items()
             }
-            run = {**dict(settings), SEED: seed, **measures}
-            rows.setdefault((settings, seed), run)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"`{path}` is not a table of this study's runs ({error}); replace it with "
-            "--overwrite."
-        ) from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"`{path}` is not a table of this study's runs: line {number}: {error}."
+                " Remove that line, or replace the table with --overwrite."
+            ) from error
+        rows[settings, seed] = {**dict(settings), SEED: seed, **measures}
     return list(rows.values())

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from experiments.config import NormConfig
+from experiments.errors import UserError
 from jaxbn.linen import BatchNorm, BatchRenorm
 
 Norm = Callable[..., Callable]
@@ -38,7 +39,7 @@ def make_norm(
             module = functools.partial(
                 nn.GroupNorm, epsilon=config.epsilon, **fields, **affine
             )
-            return functools.partial(of_each_example, module)
+            return functools.partial(of_groups, module, size)
     kind = BatchRenorm if config.kind == "renorm" else BatchNorm
     module = functools.partial(
         kind,
@@ -68,6 +69,26 @@ def of_each_example(
 ) -> nn.Module:
     """Makes a norm that is the same in training and inference, and needs no mask."""
     return module(**fields)
+
+
+def of_groups(module: Callable[..., nn.Module], size: int, **fields) -> Callable:
+    """Makes a norm over groups of this many channels.
+
+    Raises:
+        UserError: when it is called with channels that it does not divide.
+    """
+    norm: Callable = of_each_example(module, **fields)
+
+    def apply(x: Array) -> Array:
+        channels = x.shape[-1]
+        if channels % size:
+            raise UserError(
+                f"`norm.group_size` must be a divisor of the channels, {channels} in a "
+                f"layer of this network, got {size}."
+            )
+        return norm(x)
+
+    return apply
 
 
 def of_the_batch(

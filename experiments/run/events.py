@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics as TensorBoard events too, if the config asks for them."""
 
+import functools
 import importlib
 from pathlib import Path
 from typing import Any
 
 from experiments.errors import UserError
+from experiments.run.folder import TENSORBOARD
 from experiments.run.metrics import Record
-
-FOLDER = "tensorboard"
 
 
 class Events:
     """Writes each record's fields as scalars; resuming purges those of later steps."""
 
     def __init__(self, folder: Path, *, begin: int):
-        """Opens a file in the run's folder; `begin` is the step to resume after.
+        """Writes nothing yet; `begin` is the step to resume after.
 
         Raises:
             UserError: the package is not installed.
@@ -27,8 +27,13 @@ class Events:
                 "`train.tensorboard` needs the package tensorboardX; install it with "
                 "`pip install -e '.[tensorboard]'`."
             ) from None
-        path = str(folder / FOLDER)
-        self._writer = module.SummaryWriter(path, purge_step=begin + 1)
+        self._open = functools.partial(
+            module.SummaryWriter, str(folder / TENSORBOARD), purge_step=begin + 1
+        )
+
+    @functools.cached_property
+    def _writer(self) -> Any:
+        return self._open()
 
     def write(self, record: Record) -> None:
         """Adds the fields that the record has."""
@@ -40,4 +45,5 @@ class Events:
 
     def close(self) -> None:
         """Writes what is still in memory, and closes the file."""
-        self._writer.close()
+        if "_writer" in vars(self):
+            self._writer.close()

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Provenance: when, with what and on which machine numbers were measured."""
 
+import contextlib
 import datetime
+import hashlib
+import importlib
 import importlib.metadata
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
+PACKAGES = ("jaxbn", "experiments")
 LIBRARIES = ("jaxbn", "jax", "jaxlib", "flax", "optax", "torch")
 
 
@@ -17,19 +22,33 @@ def provenance() -> dict[str, Any]:
     """
     import jax
 
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()}-core {platform.machine()}",
         "device": jax.devices()[0].device_kind,
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what is installed."""
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def code_digest() -> str:
+    """Returns a digest of this program's source, in which versions may agree."""
+    digest = hashlib.blake2b(digest_size=8)
+    for package in PACKAGES:
+        for folder in importlib.import_module(package).__path__:
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(str(path.relative_to(folder)).encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def in_words(found: dict[str, Any]) -> str:

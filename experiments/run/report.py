@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables on the console, and self-contained HTML pages."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
+from experiments.errors import printable
 from experiments.run.folder import write_atomically
 from experiments.run.provenance import in_words, provenance
 
@@ -27,14 +30,22 @@ class Picture(NamedTuple):
     caption: str
 
 
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    """Prints what the user should know, each note as a line."""
+    for note in notes:
+        console.print(Text(printable(note)), soft_wrap=True)
+
+
 def print_table(console: Console, table: Table) -> None:
     """Prints the title, the cells, numbers aligned to the right, and the note."""
-    shown = RichTable(title=table.title or None)
+    # As `Text`, since names of files may look like Rich's markup, `[red]`.
+    shown = RichTable(title=Text(table.title) if table.title else None)
     for number, name in enumerate(table.header):
         numeric = any(row[number][:1].isdigit() for row in table.rows)
-        shown.add_column(name, justify="right" if numeric else "left")
+        justify = "right" if numeric else "left"
+        shown.add_column(Text(name), justify=justify, overflow="fold")
     for row in table.rows:
-        shown.add_row(*row)
+        shown.add_row(*(Text(printable(cell)) for cell in row))
     console.print(shown)
     console.print(table.note, style="dim")
 
@@ -72,7 +83,8 @@ def write_page(path: Path, template: str, **fields: Any) -> None:
     )
     made = f"{in_words(provenance())}."
     page = templates.get_template(template).render(provenance=made, **fields)
-    write_atomically(path, page)
+    # Names of files may have bytes that are no text, which UTF-8 has no place for.
+    write_atomically(path, page.encode("utf-8", "backslashreplace").decode())
 
 
 def write_figures(folder: Path, name: str, pictures: list[Picture]) -> None:

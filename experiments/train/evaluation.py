@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a state scores on the test set, and the statistics that it is scored by.
 
-During training these are the running statistics. Those of averaged weights, which no
-step has seen, are estimated over all training examples.
+Those of the weights are the running statistics. Those of averaged weights, which no
+step has seen, are estimated from training examples.
 """
 
 import functools
@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from experiments.data import ArraySource, Batch, EvalBatches, Source
+from experiments.train.memory import require_room_for
 from experiments.train.parallel import Parallel, mapped
 from experiments.train.steps import (
     Task,
@@ -36,18 +37,29 @@ class Evaluation:
         num = parallel.num_devices
         self._batch_size = math.ceil(min(EVAL_BATCH, len(source)) / num) * num
         self._source, self._parallel = source, parallel
-        self._step = mapped(parallel, eval_step, task)
+        self._step: Any = mapped(parallel, eval_step, task)
         in_memory = isinstance(source, ArraySource)
         self._on_devices = list(self._batches()) if in_memory else None
 
+    def require_room(self, state: TrainState) -> None:
+        """Compiles, and requires that the memory suffices."""
+        batch = next(iter(self._on_devices or self._batches()))
+        compiled = self._step.lower(state, batch).compile()
+        devices = self._parallel.local_devices
+        require_room_for(compiled, devices, "an evaluation", smaller="model.hidden")
+
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """Returns mean loss and accuracy."""
+        """Returns the means of the measures over all examples."""
         batches = self._batches() if self._on_devices is None else self._on_devices
         found = [self._parallel.get_scores(self._step(state, b)) for b in batches]
         total = sum(float(scores.count) for scores in found)
-        loss = sum(float(s.loss) * float(s.count) for s in found) / total
-        right = sum(float(s.accuracy) * float(s.count) for s in found) / total
-        return {"test_loss": loss, "test_accuracy": right}
+        means = {}
+        for name in ("loss", "accuracy", "top5_accuracy"):
+            parts = [(getattr(s, name), float(s.count)) for s in found]
+            if parts[0][0] is not None:
+                mean = sum(float(value) * count for value, count in parts) / total
+                means[f"test_{name}"] = mean
+        return means
 
     def _batches(self) -> Iterator[Batch]:
         for batch in EvalBatches(self._source, self._batch_size):
@@ -55,7 +67,7 @@ class Evaluation:
 
 
 def with_average(model: nn.Module, state: TrainState, source: Source) -> TrainState:
-    """Returns the averaged weights with the statistics of all training examples.
+    """Returns the averaged weights with the statistics of these training examples.
 
     `model` is one that binds no axis: each process runs its share of each batch on one
     device, and the statistics are merged across processes.

@@ -18,6 +18,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer of a run of `num_steps` steps."""
     optimizer = _by_name(config, make_schedule(config, num_steps))
+    if config.clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     if config.accumulate_steps > 1:
         return optax.MultiSteps(
             optimizer, config.accumulate_steps
@@ -35,6 +37,17 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule | f
             rate if warmup == 0 else 0.0, rate, warmup, max(updates, warmup + 1)
         )
     return optax.linear_schedule(0.0, rate, warmup) if warmup else rate
+
+
+def learning_rate(config: OptimizerConfig, num_steps: int, step: int) -> float:
+    """Returns the learning rate of the update that a step, counted from 1, is part of.
+
+    That is the update of the step itself unless gradients are accumulated.
+    """
+    rate = make_schedule(config, num_steps)
+    schedule = rate if callable(rate) else optax.constant_schedule(rate)
+    value: Any = schedule((step - 1) // config.accumulate_steps)
+    return float(value)
 
 
 def is_kernel(params: Any) -> Any:

@@ -15,9 +15,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.config import ParallelConfig
-from experiments.errors import UserError
+from experiments.errors import SharedError
 
 AXIS = "data"
+MOST_DEVICES = 256
+"""Of one process. JAX would start threads for each part of a CPU, for hours."""
 
 
 class Parallel(NamedTuple):
@@ -35,6 +37,11 @@ class Parallel(NamedTuple):
     def num_devices(self) -> int:
         """The devices of all processes."""
         return self.mesh.size
+
+    @property
+    def local_devices(self) -> list[Any]:
+        """The devices of this process."""
+        return self.mesh.local_devices
 
     def put_state(self, state: Any) -> Any:
         """Replicates the state on every device."""
@@ -92,17 +99,17 @@ def make_parallel(config: ParallelConfig) -> Parallel:
     """Returns the mesh that the config asks for.
 
     Raises:
-        UserError: there are too few devices.
+        SharedError: there are too few devices, or some would be left out.
     """
     devices = jax.devices()
     num = config.num_devices or len(devices)
     if num > len(devices):
-        raise UserError(
+        raise SharedError(
             f"`parallel.num_devices` must be at most {len(devices)}, the number of "
             f"{devices[0].platform} devices here, got {num}."
         )
     if num < len(devices) and jax.process_count() > 1:
-        raise UserError(
+        raise SharedError(
             f"`parallel.num_devices` must be {len(devices)}, all devices of the "
             f"{jax.process_count()} processes, got {num}; leave it out."
         )
@@ -113,7 +120,16 @@ def make_parallel(config: ParallelConfig) -> Parallel:
 
 
 def make_devices(num: int | None) -> None:
-    """Splits the CPU into `num` devices, if JAX has not started to use it."""
+    """Splits the CPU into `num` devices, if JAX has not started to use it.
+
+    Raises:
+        SharedError: there would be too many.
+    """
+    if num is not None and num > MOST_DEVICES:
+        raise SharedError(
+            f"`parallel.num_devices` must be at most {MOST_DEVICES} in each process, "
+            f"got {num}."
+        )
     if num is not None:
         try:
             jax.config.update("jax_num_cpu_devices", num)

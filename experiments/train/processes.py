@@ -2,45 +2,47 @@
 """Several processes as one: how they join, and what only the first of them does."""
 
 import contextlib
+import json
 import os
-import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from experiments.config import ExperimentConfig
-from experiments.errors import UserError, first_line
+from experiments.errors import SharedError, UserError, first_line, of_system
 from experiments.train.parallel import make_devices
 
 Result = TypeVar("Result")
 LOST = 3
 """The exit status if another process is lost."""
+SILENT = 1.0  # seconds
+SIGNS = ("Gloo", "NCCL", "coordination service", "CoordinationService")
+"""What the errors of communication between processes name."""
 
 
 def join(config: ExperimentConfig) -> None:
     """Makes this one of several processes, if the config says so.
 
     Raises:
-        UserError: the devices, the mode or the address do not fit, or no cluster is
-            detected.
+        UserError: the mode or the address does not fit, or no cluster is detected.
     """
     if config.processes.detect:
         _detect()
-        _refuse_pmap(config, jax.process_count())
+        num = jax.process_count()
+        if num > 1 and config.parallel.mode == "pmap":
+            raise SharedError(
+                f"`parallel.mode` must be jit or shard_map for {num} processes, got "
+                "pmap."
+            )
         return
     processes, num_devices = config.processes, config.parallel.num_devices
     num = processes.num_processes or 1
-    if num_devices is not None and num_devices % num:
-        raise UserError(
-            "`parallel.num_devices` must be a multiple of the number of processes, "
-            f"{num}, got {num_devices}."
-        )
-    _refuse_pmap(config, num)
     make_devices(None if num_devices is None else num_devices // num)
     if processes.num_processes is not None:
         if processes.process_id == 0:
@@ -68,21 +70,15 @@ def _detect() -> None:
 
 @contextlib.contextmanager
 def _meeting() -> Iterator[None]:
-    """Says what this process waits for, and lets Ctrl-C end the wait at once.
-
-    JAX waits in C++, where Python's signal handlers do not run, and aborts when its
-    time is up.
-    """
+    """Says what this process waits for, since JAX aborts when its time is up."""
     text = "Waiting for the other processes; JAX gives up after five minutes."
     timer = threading.Timer(2, print, (text,), {"file": sys.stderr, "flush": True})
     timer.daemon = True
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-        signal.signal(signal.SIGINT, before)
 
 
 def _require_free(address: str) -> None:
@@ -99,14 +95,6 @@ def _require_free(address: str) -> None:
         ) from error
 
 
-def _refuse_pmap(config: ExperimentConfig, num_processes: int) -> None:
-    if num_processes > 1 and config.parallel.mode == "pmap":
-        raise UserError(
-            f"`parallel.mode` must be jit or shard_map for {num_processes} processes, "
-            "got pmap."
-        )
-
-
 def is_first() -> bool:
     """Returns whether this is the process that writes files and prints."""
     return jax.process_index() == 0
@@ -116,29 +104,109 @@ def first_does(action: Callable[[], Result]) -> Result | None:
     """Runs the action in the first process while the others wait; they get None.
 
     Raises:
-        UserError: the action failed; only the first process gives the reason.
+        UserError: the action failed.
+    """
+    with together():
+        return action() if is_first() else None
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Fails in all processes if the block fails in any of them.
+
+    In the block no process may wait for another.
+
+    Raises:
+        SharedError: the block raised a UserError or an OSError.
     """
     if jax.process_count() == 1:
-        return action()
-    from jax.experimental.multihost_utils import broadcast_one_to_all
+        yield
+        return
+    error = None
+    try:
+        yield
+    except UserError as raised:
+        error = str(raised)
+    except OSError as raised:
+        error = str(of_system(raised))
+    errors = _gather(error)
+    failed = [number for number, text in enumerate(errors) if text is not None]
+    if failed:
+        first = failed[0]
+        where = f"in process {first}, " if first else ""
+        raise SharedError(where + errors[first])
 
-    result, error = None, None
-    if is_first():
-        try:
-            result = action()
-        except (UserError, OSError) as raised:
-            error = raised
-    if broadcast_one_to_all(np.int32(error is not None)):
-        raise error or UserError("process 0 failed, and gives the reason.")
-    return result
+
+def require_same(facts: Callable[[], dict[str, Any]]) -> None:
+    """Checks that all processes hold the same facts.
+
+    Args:
+        facts: returns them by name, as JSON has them; not called in a single process.
+
+    Raises:
+        SharedError: they do not; it names what differs.
+    """
+    if jax.process_count() == 1:
+        return
+    first, *others = _gather(facts())
+    for number, other in enumerate(others, 1):
+        differences = [
+            f"{name} is {first.get(name)!r} in process 0, {other.get(name)!r} in "
+            f"process {number}"
+            for name in {**first, **other}
+            if first.get(name) != other.get(name)
+        ]
+        if differences:
+            more = len(differences) - 3
+            shown = "; ".join(differences[:3]) + (
+                f"; and {more} more" if more > 0 else ""
+            )
+            raise SharedError(
+                f"all processes must have the same config, code and data, but {shown}; "
+                "start them by the same command, with the same versions and files."
+            )
 
 
-def end_lost(error: Exception) -> None:
-    """Ends this process after another is lost; a normal exit would wait for it."""
-    print(
-        f"error: process {jax.process_index()} lost another process "
-        f"({first_line(error)}); the same command resumes from the last checkpoint.",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(LOST)
+def _gather(value: Any) -> list[Any]:
+    """Returns the value of each process; JSON must have it."""
+    from jax.experimental.multihost_utils import process_allgather
+
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    longest = int(process_allgather(np.int32(len(text))).max())
+    padded = np.pad(text, (0, longest - len(text)), constant_values=ord(" "))
+    return [json.loads(row.tobytes()) for row in process_allgather(padded)]
+
+
+def is_loss(error: Exception) -> bool:
+    """Returns whether the error of another library tells that a process was lost."""
+    if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+        return False
+    # JAX raises some of them as its own error, Orbax as ValueError.
+    own = isinstance(error, jax.errors.JaxRuntimeError)
+    return own or any(sign in str(error) for sign in SIGNS)
+
+
+@contextlib.contextmanager
+def ending_if_lost(next_start: Callable[[], str]) -> Iterator[None]:
+    """Ends this process once another is lost; a normal exit would wait for that one.
+
+    `launch` knows which one was lost and why, says so, and ends this process before it
+    speaks.
+
+    Args:
+        next_start: returns what command does what next.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_loss(error):
+            raise
+        time.sleep(SILENT)
+        reason = first_line(error).rpartition("Error dispatching computation: ")[2]
+        print(
+            f"error: process {jax.process_index()} lost another process ({reason}); "
+            f"{next_start()}.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(LOST)

@@ -58,7 +58,7 @@ def in_memory(config: ExperimentConfig) -> Examples:
 def make_task(config: ExperimentConfig) -> Task:
     """Returns the task, with the learning rate in its optimizer's state."""
     rated = optax.inject_hyperparams(optax.scale)(step_size=1.0)
-    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    optimizer = make_optimizer(config.optimizer, config.train.total_steps)
     model = make_model(config, int(load_dataset(config.data).num_classes))
     return Task(model, optax.chain(optimizer, rated), config.train.label_smoothing)
 
@@ -68,9 +68,9 @@ def rows_of_run(config: ExperimentConfig, num_examples: int, seed: int) -> np.nd
     data, loop = config.data, config.train
     rows = [
         rows_of_step(num_examples, data.batch_size, seed, step, data.num_empty)
-        for step in range(loop.num_steps)
+        for step in range(loop.total_steps)
     ]
-    every = math.gcd(loop.eval_every, loop.num_steps)
+    every = math.gcd(loop.eval_every, loop.total_steps)
     return np.stack(rows).astype(np.int32).reshape(-1, every, data.batch_size)
 
 

@@ -13,6 +13,8 @@ from jax import lax
 from experiments.data import Batch
 from experiments.train.optimizers import is_kernel
 
+TOP = 5
+
 
 class TrainState(NamedTuple):
     """All that training carries from step to step."""
@@ -37,11 +39,13 @@ class Task(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Mean cross-entropy and accuracy of the examples that count, and their number."""
+    """Means over the examples that count, and their number."""
 
-    loss: jax.Array
+    loss: jax.Array  # cross-entropy
     accuracy: jax.Array
     count: jax.Array
+    gradient_norm: jax.Array | None = None  # of a step of training
+    top5_accuracy: jax.Array | None = None  # in evaluation, of more than five classes
 
 
 @functools.partial(jax.jit, static_argnums=0)  # takes a fifth of the time without jit
@@ -90,7 +94,11 @@ def training_forward(
 def train_step(
     task: Task, state: TrainState, batch: Batch
 ) -> tuple[TrainState, Scores]:
-    """Takes one step: batch statistics, gradient, update."""
+    """Takes one step: batch statistics, gradient, update.
+
+    The gradient's norm is over all parameters together, before it is clipped; where
+    gradients are accumulated, that of this batch alone.
+    """
     count = _count(batch, task.axis_name)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
@@ -109,14 +117,19 @@ def train_step(
     if task.average_decay is not None:
         average = optax.incremental_update(params, average, 1 - task.average_decay)
     new = TrainState(state.step + 1, params, batch_stats, opt_state, state.rng, average)
-    return new, _sum_over_shards(part, task.axis_name)
+    scores = _sum_over_shards(part, task.axis_name)
+    return new, scores._replace(gradient_norm=optax.tree.norm(gradient))
 
 
 def eval_step(task: Task, state: TrainState, batch: Batch) -> Scores:
     """Scores a batch by the running statistics."""
-    logits = task.model.apply(variables_of(state), batch.image, train=False)
+    logits: Any = task.model.apply(variables_of(state), batch.image, train=False)
     count = _count(batch, task.axis_name)
-    return _sum_over_shards(_scores_of_shard(logits, batch, count, 0.0), task.axis_name)
+    part = _scores_of_shard(logits, batch, count, 0.0)
+    if logits.shape[-1] > TOP:
+        right = _is_in_top(logits, batch.label)
+        part = part._replace(top5_accuracy=_mean(right, batch, count))
+    return _sum_over_shards(part, task.axis_name)
 
 
 def variables_of(state: TrainState) -> dict[str, Any]:
@@ -142,14 +155,29 @@ def _scores_of_shard(
     if smoothing:
         targets = optax.smooth_labels(targets, smoothing)
     losses = optax.softmax_cross_entropy(logits, targets)
-    right = jnp.asarray(logits.argmax(-1) == batch.label, jnp.float32)
+    right = logits.argmax(-1) == batch.label
+    return Scores(_mean(losses, batch, count), _mean(right, batch, count), count)
+
+
+def _mean(values: jax.Array, batch: Batch, count: jax.Array) -> jax.Array:
+    """Returns what the examples of this shard add to a mean over those that count."""
+    values = jnp.asarray(values, jnp.float32)
     if batch.mask is not None:
-        losses, right = (jnp.where(batch.mask, v, 0) for v in (losses, right))
-    return Scores(jnp.sum(losses) / count, jnp.sum(right) / count, count)
+        values = jnp.where(batch.mask, values, 0)
+    return jnp.sum(values) / count
+
+
+def _is_in_top(logits: jax.Array, label: Any) -> jax.Array:
+    """Returns whether fewer than five classes have a larger logit than the label's.
+
+    A logit that is NaN counts as larger, also than itself.
+    """
+    own = jnp.take_along_axis(logits, label[:, None], -1)
+    return jnp.sum(~(logits <= own), -1) < TOP
 
 
 def _sum_over_shards(part: Scores, axis_name: str | None) -> Scores:
     if axis_name is None:
         return part
-    loss, accuracy = lax.psum((part.loss, part.accuracy), axis_name)
-    return Scores(loss, accuracy, part.count)
+    means = part._replace(count=None)
+    return lax.psum(means, axis_name)._replace(count=part.count)

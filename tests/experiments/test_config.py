@@ -56,6 +56,10 @@ ERRORS = [
         "`num_seeds` must be >= 1, got 0.",
     ),
     (
+        lambda: study(first_seed=-1),
+        "`first_seed` must be in [0, 2**32), got -1.",
+    ),
+    (
         lambda: study(num_workers=0),
         "`num_workers` must be >= 1, got 0.",
     ),

@@ -10,13 +10,14 @@ import pytest
 from experiments.config import DataConfig
 from experiments.data import (
     ArraySource,
+    Dataset,
     EvalBatches,
     batches_of_each_kind,
     load_dataset,
     rows_of_step,
     train_batches,
 )
-from experiments.data.examples import first
+from experiments.data.examples import Chosen, first
 from experiments.errors import UserError
 
 
@@ -158,3 +159,25 @@ class Numbered:
 
     def load(self, index, rng):
         return np.zeros((1, 1, 1), np.float32), index
+
+
+def array_source(**change):
+    image, label = np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, np.int32)
+    image[0, 0, 0, 0] = change.get("pixel", 0)
+    label[2] = change.get("label", 0)
+    return ArraySource(image.reshape(change.get("shape", image.shape)), label)
+
+
+def test_a_digest_differs_when_anything_does():
+    same = [Dataset(array_source(), array_source(), 10).digest() for _ in range(2)]
+    assert same[0] == same[1] and len(same[0]) == 16
+    other = [
+        array_source(pixel=1),
+        array_source(label=1),
+        Chosen(array_source(), range(3)),
+    ]
+    other += [array_source(shape=(3, 1, 4, 1)), Chosen(array_source(), range(2))]
+    found = {Dataset(source, array_source(), 10).digest() for source in other}
+    found |= {Dataset(array_source(), source, 10).digest() for source in other}
+    found.add(Dataset(array_source(), array_source(), 11).digest())
+    assert len(found) == 11 and same[0] not in found

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments.config import TrainConfig
+from experiments.config import ExperimentConfig
 from experiments.run.metrics import read_metrics
 from experiments.train.checkpoints import Checkpoints
 from tests.experiments.commands import COMMAND, ROOT, run_here
@@ -179,7 +179,7 @@ def test_two_at_once_share_nothing(tmp_path):
 
 def test_only_the_logs_of_orbax_are_silenced(tmp_path):
     """Its errors are raised; other libraries log through absl as before."""
-    Checkpoints(tmp_path, TrainConfig()).close()
+    Checkpoints(tmp_path, ExperimentConfig(name="a")).close()
     for path, shown in ((ocp.__file__, False), (grain.__file__, True)):
         record = logging.makeLogRecord({"pathname": path})
         assert bool(logging.getLogger("absl").filter(record)) == shown

@@ -100,8 +100,10 @@ def test_resumes_where_it_stopped(tmp_path):
     path = tmp_path / RUNS
     lines = path.read_text().splitlines(keepends=True)
     assert len(lines) == 12
-    again = lines[0]  # a run that appears twice counts once
-    path.write_text("".join(lines[:7]) + again + lines[8][:20])  # killed while writing
+    path.write_text("".join([*lines[:7], lines[0]]))
+    with pytest.raises(UserError, match=r"runs: line 8: seed 0 of .* already"):
+        RunsTable(tmp_path, study, overwrite=False)
+    path.write_text("".join(lines[:7]) + lines[8][:20])  # killed while writing
     table = RunsTable(tmp_path, study, overwrite=False)
     assert len(table.rows) == 7
     assert sum(len(missing(study, v, table.rows)) for v in study.variants) == 5
@@ -177,8 +179,11 @@ def test_a_folder_of_other_variants_is_not_mixed(tmp_path):
     other = small_study({"norm": values("norm.kind", ("batch", "none"))})
     with pytest.raises(UserError, match="holds runs of other variants"):
         RunsTable(tmp_path, other, overwrite=False)
-    RunsTable(tmp_path, other, overwrite=True)
-    assert not (tmp_path / RUNS).exists()
+    before = (tmp_path / RUNS).read_text()
+    table = RunsTable(tmp_path, other, overwrite=True)
+    assert (tmp_path / RUNS).read_text() == before  # until there is a run
+    table.add([{"norm": "batch", "seed": 0, "loss": 1.0}])
+    assert RunsTable(tmp_path, other, overwrite=False).rows == table.rows
     for line in (
         "norm,seed",
         '["batch", 0]',

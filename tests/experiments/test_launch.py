@@ -14,8 +14,9 @@ import pytest
 
 from experiments.cli.launch import Launch
 from experiments.errors import UserError
+from experiments.run.folder import latest_step
 from experiments.run.metrics import read_metrics, series
-from tests.experiments.commands import COMMAND, ROOT, run_here
+from tests.experiments.commands import COMMAND, ROOT, one_line_error, run_here
 
 pytestmark = pytest.mark.processes
 
@@ -28,10 +29,10 @@ def training(folder, mode="jit"):
     ]  # fmt: skip
 
 
-def start(folder, num_processes, mode="jit"):
+def start(folder, num_processes, mode="jit", *more):
     arguments = ["launch", "--num-processes", num_processes, *training(folder, mode)]
     return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [*COMMAND, *map(str, arguments), *more],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -116,7 +117,7 @@ def children(process):
 def test_one_that_dies_ends_all_with_a_clear_message(tmp_path, alone):
     folder = tmp_path / "run"
     process = start(folder, 4)
-    wait_until(process, folder, 20)
+    wait_until(process, folder, 40)  # after the first checkpoint
     pids = children(process)
     assert len(pids) == 4
     os.kill(pids[2], signal.SIGKILL)
@@ -124,19 +125,48 @@ def test_one_that_dies_ends_all_with_a_clear_message(tmp_path, alone):
     _, err = process.communicate(timeout=60)
     assert time.monotonic() - begin < 30
     assert process.returncode != 0
-    assert "resumes from the last checkpoint" in err
+    assert "the others are stopped, and the same command resumes after step " in err
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     out = finish(folder, 4)
     assert out.count("Resuming after step ") == out.count("Report: ") == 1
     np.testing.assert_allclose(curve(folder), alone, rtol=1e-4)
 
 
-def test_pmap_is_for_one_process(tmp_path):
-    process = start(tmp_path / "run", 2, "pmap")
+def test_a_first_process_that_is_killed_is_one_sentence(tmp_path):
+    """It coordinates the others; their C++ shows that loss as a stack trace."""
+    folder = tmp_path / "run"
+    process = start(folder, 2)
+    wait_until(process, folder, 40)
+    os.kill(children(process)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
-    text = "error: `parallel.mode` must be jit or shard_map for 2 processes, got pmap."
-    assert text in err and "Traceback" not in err
+    waits = "Waiting for the other processes"  # on a slow machine, as it starts
+    (line,) = [line for line in err.splitlines() if not line.startswith(waits)]
+    assert line.startswith("error: process 0 of 2 was ended by SIGKILL; the others ")
+    assert process.returncode == 128 + signal.SIGKILL
+
+
+def test_before_overwriting_no_step_of_the_older_run_is_offered(tmp_path):
+    folder = tmp_path / "run"
+    assert run_here(*training(folder)).returncode == 0
+    process = start(folder, 2, "jit", "--overwrite")
+    while not (pids := children(process)):
+        time.sleep(0.01)
+    os.kill(pids[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert err == (
+        "error: process 0 of 2 was ended by SIGKILL; the others are stopped, and the "
+        "same command starts again.\n"
+    )
+    assert latest_step(folder) == 60
+
+
+def test_pmap_is_for_one_process(tmp_path):
+    arguments = "launch", "--num-processes", 2, *training(tmp_path / "run", "pmap")
+    line = one_line_error(run_here(*arguments))
+    text = (
+        "error: `parallel.mode` must be jit or shard_map for 2 processes, got 'pmap'."
+    )
+    assert line == text
 
 
 @pytest.mark.parametrize("given", [[], ["--num-processes", "0", "train"], ["train"]])

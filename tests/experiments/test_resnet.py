@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Residual networks: sizes as published, PyTorch's names, and they learn."""
 
-import pickle
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +14,9 @@ from experiments.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from experiments.errors import UserError
 from experiments.models import make_model
-from experiments.models.from_torch import from_torch, torch_name
 from experiments.train.loop import train
+from jaxbn.convert import from_torch, to_torch
 
 # Parameters of torchvision's networks of these names, 1,000 classes.
 SIZES = {
@@ -47,17 +44,6 @@ def shapes(name, size, num_classes=1000):
 def test_sizes_are_those_of_pytorch(name):
     params = shapes(name, 224)["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == SIZES[name]
-
-
-def test_names_are_those_of_pytorch():
-    flat = jax.tree.leaves_with_path(shapes("resnet50", 224))
-    names = {torch_name(tuple(key.key for key in path)) for path, _ in flat}
-    assert {
-        "conv1.weight", "bn1.running_var", "layer1.0.conv3.weight",
-        "layer1.0.downsample.0.weight", "layer1.0.downsample.1.running_mean",
-        "layer4.2.bn3.bias", "fc.weight", "fc.bias",
-    } <= names  # fmt: skip
-    assert len(names) == len(flat) == 267  # and 53 num_batches_tracked
 
 
 def test_stems():
@@ -89,34 +75,70 @@ def test_every_norm_fits(kind):
     assert out.shape == (2, 10)
 
 
-def test_from_torch_and_what_does_not_fit(rng):
-    like = shapes("resnet18", 16, num_classes=10)
-    flat = jax.tree.leaves_with_path(like)
+def torchvision_names(blocks, convolutions):
+    """The norms and convolutions of torchvision's networks, in its order."""
+    for stage, number in enumerate(blocks, 1):
+        for block in range(number):
+            place = f"layer{stage}.{block}"
+            for k in range(1, convolutions + 1):
+                yield f"{place}.conv{k}", f"{place}.bn{k}"
+            if block == 0 and (stage > 1 or convolutions == 3):
+                yield f"{place}.downsample.0", f"{place}.downsample.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "convolutions"),
+    [("resnet18", (2, 2, 2, 2), 2), ("resnet50", (3, 4, 6, 3), 3)],
+)
+def test_the_library_reads_the_weights_of_torchvision(name, blocks, convolutions, rng):
+    """By the order, and without names: each number must arrive where its name says."""
+    like = shapes(name, 16, num_classes=10)
+    where = {}  # in which block, and under which name there
+    for names in [("conv1", "bn1"), *torchvision_names(blocks, convolutions)]:
+        for theirs, kind in zip(names, ("conv", "bn"), strict=True):
+            *block, layer = theirs.replace("downsample.", "downsample").split(".")
+            layer = f"downsample_{kind}" if "downsample" in layer else layer
+            where[theirs] = "_".join(block), layer
     held = {}
-    for path, leaf in flat:
-        value = rng.random(leaf.shape).astype(np.float32)
-        if value.ndim == 4:
-            value = value.transpose(3, 2, 0, 1)
-        elif value.ndim == 2:
-            value = value.T
-        held[torch_name(tuple(key.key for key in path))] = value
-    held["bn1.num_batches_tracked"] = np.int64(3)
-    new = from_torch(like, pickle.loads(pickle.dumps(held)))
+
+    def at(collection, place):
+        tree = like[collection]
+        return (tree[place[0]] if place[0] else tree)[place[1]]
+
+    for theirs, place in where.items():
+        if "kernel" in at("params", place):
+            *size, inputs, outputs = at("params", place)["kernel"].shape
+            held[f"{theirs}.weight"] = rng.random((outputs, inputs, *size))
+            continue
+        features = at("params", place)["scale"].shape
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            held[f"{theirs}.{leaf}"] = rng.random(features)
+        held[f"{theirs}.num_batches_tracked"] = np.int64(3)
+    held["fc.weight"] = rng.random(like["params"]["fc"]["kernel"].shape[::-1])
+    held["fc.bias"] = rng.random(10)
+    held = {key: value.astype(np.float32) if value.ndim else value
+            for key, value in held.items()}  # fmt: skip
+
+    def init(key):
+        return make(name).init(key, jnp.ones((2, 16, 16, 3)), train=True)
+
+    new = from_torch(init, held)
     assert jax.tree.structure(new) == jax.tree.structure(like)
-    np.testing.assert_array_equal(new["params"]["fc"]["kernel"], held["fc.weight"].T)
-    np.testing.assert_array_equal(
-        new["params"]["conv1"]["kernel"][1, 2, 0], held["conv1.weight"][:, 0, 1, 2]
-    )
-    np.testing.assert_array_equal(
-        new["batch_stats"]["layer2_0"]["downsample_bn"]["var"],
-        held["layer2.0.downsample.1.running_var"],
-    )
+    like = new
+    for theirs, place in where.items():
+        if "kernel" in at("params", place):
+            kernel = np.transpose(at("params", place)["kernel"], (3, 2, 0, 1))
+            np.testing.assert_array_equal(kernel, held[f"{theirs}.weight"])
+        else:
+            var = at("batch_stats", place)["var"]
+            np.testing.assert_array_equal(var, held[f"{theirs}.running_var"])
+    back = to_torch(init, held, variables=new)
+    assert back.keys() == held.keys()
+    for key, value in held.items():
+        np.testing.assert_array_equal(back[key], value)
     del held["fc.bias"]
-    with pytest.raises(UserError, match=r"\['fc.bias'\] is missing"):
-        from_torch(like, held)
-    held["fc.bias"] = np.zeros(11, np.float32)
-    with pytest.raises(UserError, match=r"`fc.bias` must have shape \(10,\) here, got"):
-        from_torch(like, held)
+    with pytest.raises(ValueError, match=r"for \{'fc': \(\('bias', \(10,\)\)"):
+        from_torch(init, held)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
