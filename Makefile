@@ -12,7 +12,7 @@ FAST := tests/checks tests/core tests/functions tests/house \
   -m "not (hardware or processes)" -k "not (test_properties or pmap or vmap or unchecked)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test test-fast compare flax-suite run-flax-suite clients run-clients fuzz check-hardware compile-for-hardware lint format clean
+.PHONY: help demo lab test test-fast compare flax-suite run-flax-suite clients run-clients networks run-networks fuzz check-hardware compile-for-hardware lint format clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,7 @@ test-fast: $(VENV)/.dev ## the behaviour of the core; two minutes
 compare: $(VENV)/.compare ## jaxbn, flax, haiku, equinox, keras and torch on the same cases
 	@$(BIN)/python -m tests.comparison
 	@$(BIN)/python -m tests.comparison.torchvision_networks
+	@$(BIN)/python -m tests.comparison.folding
 
 flax-suite: ## Flax's own tests of batch norm, on Flax and on jaxbn; two minutes
 	@$(MAKE) --no-print-directory VENV=$(VENV)-flax-suite run-flax-suite
@@ -60,6 +61,13 @@ clients: ## real programs with their own norm and with jaxbn's; six minutes
 run-clients: $(VENV)/.clients
 	$(BIN)/python -m pytest -m clients tests/clients
 
+networks: ## convert other libraries' networks, and train on; three minutes
+	@$(MAKE) --no-print-directory VENV=$(VENV)-networks run-networks
+
+# In an environment of its own: it brings PyTorch, Keras, Haiku and Equinox.
+run-networks: $(VENV)/.networks
+	$(BIN)/python -m pytest -m networks tests/networks
+
 fuzz: $(VENV)/.dev ## draw batches cut in any way; DRAWS=1000 of each kind
 	DRAWS=$(DRAWS) $(BIN)/python -m pytest -n $(JOBS) tests/core/test_properties.py --hypothesis-profile fuzz
 
@@ -77,15 +85,22 @@ clean: ## remove environments, caches and runs
 	rm -rf .venv .venv-* runs .pytest_cache .ruff_cache .hypothesis
 
 # The stamp says which extra is installed; a change of pyproject.toml installs again.
+# The shell holds the lock on the folder: it ends with all that the shell has started.
 $(VENV)/.%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  || { echo "jaxbn needs Python 3.11 to 3.13; say which with PYTHON=..." >&2; exit 1; }
-	@echo "Setting up $(VENV) for '$*' (once, a minute or two)"
-	@if command -v uv >/dev/null; then \
+	@mkdir -p $(VENV); exec 9<$(VENV); \
+	lock() { $(PYTHON) -c "import fcntl; fcntl.flock(9, fcntl.LOCK_EX$$1)" 2>/dev/null; }; \
+	lock ' | fcntl.LOCK_NB' || { \
+	  echo "Another make sets up $(VENV); this one waits for it"; \
+	  lock || exit 1; \
+	  if [ $@ -nt pyproject.toml ]; then exit; fi; \
+	}; \
+	echo "Setting up $(VENV) for '$*' (once, a minute or two)"; \
+	if command -v uv >/dev/null; then \
 	  uv venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV) && \
 	  uv pip install --quiet --python $(BIN)/python -e '.[$*]'; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'; \
-	fi
-	@touch $@
+	fi && touch $@

@@ -4,6 +4,8 @@
 jaxbn must not be imported here at the top: jaxtyping's hook has to see it first.
 """
 
+import gc
+import itertools
 import os
 from pathlib import Path
 
@@ -38,6 +40,21 @@ hypothesis.settings.register_profile(
     "fuzz", max_examples=int(os.environ.get("DRAWS", "1000")), **COMMON
 )
 hypothesis.settings.load_profile("ci")
+
+MAPS, MOST = Path("/proc/self/maps"), 20_000
+"""Linux gives a process 65,530 regions of memory. A compiled program takes about six,
+and XLA's compiler crashes where there are none left."""
+_ended = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    """Frees the compiled programs of earlier tests before they are too many."""
+    if next(_ended) % 20 == 0 and MAPS.exists():
+        with MAPS.open("rb") as regions:
+            many = sum(1 for _ in regions) > MOST
+        if many:
+            jax.clear_caches()
+            gc.collect()
 
 
 @pytest.fixture

@@ -74,6 +74,24 @@ ERRORS = [
         ),
     ),
     (
+        lambda: jaxbn.batch_norm(X, jnp.ones((4, 3))),
+        ValueError,
+        (
+            "`scale` must have shape (8, 3), the batch and the size of the feature axes "
+            "(2,) of `x`, got (4, 3) for `x` of shape (8, 4, 3)."
+        ),
+    ),
+    (
+        lambda: jaxbn.normalize(
+            X, V, V, segment_ids=jnp.zeros(8, jnp.int32), num_segments=2
+        ),
+        ValueError,
+        (
+            "`mean` must have shape (2, 3), `num_segments` and the size of the feature "
+            "axes (2,) of `x`, got (3,) for `x` of shape (8, 4, 3)."
+        ),
+    ),
+    (
         lambda: jaxbn.normalize(X, V, jnp.ones((1, 1, 3))),
         ValueError,
         (

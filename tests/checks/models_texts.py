@@ -5,7 +5,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax import nnx
 
-import jaxbn.conversion
+import jaxbn.convert
 import jaxbn.linen
 import jaxbn.nnx
 
@@ -14,7 +14,7 @@ def from_linen(**stats):
     """The error of variables with these statistics for a norm of three features."""
     norm = jaxbn.nnx.BatchNorm(3, use_scale=False, use_bias=False, rngs=nnx.Rngs(0))
     stats = {name: value for name, value in stats.items() if value is not None}
-    jaxbn.conversion.from_linen(norm, {"params": {}, "batch_stats": stats})
+    jaxbn.convert.from_linen(norm, {"params": {}, "batch_stats": stats})
 
 
 def without_count():
@@ -28,6 +28,16 @@ def without_count():
 
 
 ERRORS = [
+    (
+        lambda: jaxbn.nnx.BatchNorm(3, rngs=nnx.Rngs(0))(
+            jnp.ones((2, 3)), bias=jnp.ones((2, 3))
+        ),
+        ValueError,
+        (
+            "`bias` must be learned by the layer or given at the call, got both; "
+            "construct the layer with `use_bias=False`."
+        ),
+    ),
     (
         without_count,
         ValueError,

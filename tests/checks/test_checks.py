@@ -9,16 +9,59 @@ import numpy as np
 import pytest
 
 import jaxbn
-from jaxbn._checks import arrays, axes, models, population, statistics
+from jaxbn._checks import (
+    accumulation,
+    arrays,
+    axes,
+    convert,
+    diagnosis,
+    folding,
+    models,
+    population,
+    segments,
+    statistics,
+    surgery,
+)
 from tests.checks import (
+    accumulation_texts,
     array_texts,
     axes_texts,
+    convert_texts,
+    diagnosis_texts,
+    folding_texts,
     models_texts,
     population_texts,
+    segments_texts,
     statistics_texts,
+    surgery_texts,
 )
 
-TEXTS = (array_texts, axes_texts, models_texts, population_texts, statistics_texts)
+TEXTS = (
+    accumulation_texts,
+    array_texts,
+    axes_texts,
+    convert_texts,
+    diagnosis_texts,
+    folding_texts,
+    models_texts,
+    population_texts,
+    segments_texts,
+    statistics_texts,
+    surgery_texts,
+)
+MODULES = (
+    accumulation,
+    arrays,
+    axes,
+    convert,
+    diagnosis,
+    folding,
+    models,
+    population,
+    segments,
+    statistics,
+    surgery,
+)
 ALL = [error for texts in TEXTS for error in texts.ERRORS]
 
 pytestmark = pytest.mark.usefixtures("without_type_checker")
@@ -37,13 +80,13 @@ def test_every_check_is_above():
     for call, error, _ in ALL:
         try:
             call()
-        except (TypeError, ValueError) as caught:
+        except (TypeError, ValueError, ModuleNotFoundError) as caught:
             assert type(caught) is error
             last = traceback.extract_tb(caught.__traceback__)[-1]
             raised.add((last.filename, last.lineno))
     raises = {
         (module.__file__, node.lineno)
-        for module in (arrays, axes, models, population, statistics)
+        for module in MODULES
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Raise)
     }

@@ -5,7 +5,7 @@ The numbers are equal. The graphs are not: jax2onnx knows Flax's norms by their 
 and writes one `BatchNormalization`, which ONNX Runtime folds into the convolution, so
 that `Conv, Relu` remain. It sees jaxbn's norms as the arithmetic that they do, whose
 three elementwise operations remain. The result is right, but reads the activations more
-often. Where that counts, export the model with Flax's norm: the variables are the same.
+often. Where that counts, `restore` the model: its graph is then that of Flax's.
 """
 
 import jax
@@ -102,3 +102,31 @@ def test_export(network, norms, tmp_path, table):
     off = difference(outputs["flax"], outputs["jaxbn"])
     program = f"{version('jax2onnx')} {network.__name__}"
     table([Row(program, "outputs", 0, AT_FIRST, off)])
+
+
+def test_export_of_a_restored_linen_model(tmp_path):
+    """Made with jaxbn's norm, or with Flax's, replaced and restored: no node more."""
+    x = np.random.default_rng(1).normal(size=(4, *SHAPE)).astype(np.float32)
+    flax = linen_network(nn.BatchNorm)
+    expected, nodes = exported(flax, x, tmp_path)
+    assert nodes == NODES["flax"]
+    replaced = jaxbn.linen.replace(flax)
+    for apply in (linen_network(jaxbn.linen.BatchNorm), replaced):
+        y, nodes = exported(jaxbn.linen.restore(apply), x, tmp_path)
+        assert nodes == NODES["flax"]
+        np.testing.assert_array_equal(y, expected)
+
+
+def test_export_of_a_restored_nnx_model(tmp_path):
+    x = np.random.default_rng(1).normal(size=(4, *SHAPE)).astype(np.float32)
+    expected, nodes = exported(nnx_network(nnx.BatchNorm), x, tmp_path)
+    assert nodes == NODES["flax"]
+    for norm in (jaxbn.nnx.BatchNorm, nnx.BatchNorm):
+        model = nnx_network(norm)
+        jaxbn.nnx.replace(model)
+        _, nodes = exported(model, x, tmp_path)
+        assert nodes == NODES["jaxbn"]
+        assert jaxbn.nnx.restore(model).changed == ("norm",)
+        y, nodes = exported(model, x, tmp_path)
+        assert nodes == NODES["flax"]
+        np.testing.assert_array_equal(y, expected)

@@ -6,7 +6,6 @@ import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
@@ -14,8 +13,8 @@ from rich.progress import track
 
 from experiments.config import ExperimentConfig, ModelConfig
 from experiments.models import make_model
-from experiments.models.from_torch import from_torch, torch_name
 from experiments.models.resnet import RESNETS
+from jaxbn.convert import from_torch, to_torch
 
 SHAPE = (4, 3, 96, 96)  # the stem of ImageNet
 TOLERANCE = 1e-4  # float32 through 101 layers
@@ -68,16 +67,18 @@ def differences(name):
     x = jnp.asarray(x.transpose(0, 2, 3, 1))
     config = ExperimentConfig(name=name, model=ModelConfig(name=name))
     model = make_model(config, 10)
-    like = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=True))
-    variables = from_torch(like, before)
+
+    def init(key):
+        return model.init(key, x, train=True)
+
+    variables = from_torch(init, before)
     ours = model.apply(variables, x, train=False)
     yield error(ours, inference)
     ours, new = model.apply(variables, x, train=True, mutable=["batch_stats"])
     yield error(ours, training)
+    new = to_torch(init, before, variables={**variables, **new})
     yield max(
-        error(leaf, after[torch_name(tuple(key.key for key in path))])
-        for path, leaf in jax.tree.leaves_with_path(new)
-        if path[-1].key == "mean"
+        error(new[name], after[name]) for name in new if name.endswith("running_mean")
     )
 
 

@@ -176,3 +176,28 @@ def test_no_more_numbers_than_flax(as_users_run_it, mode, num):
     # `docs/cost.md` says so.
     assert ours == [2 * FEATURES, 4 * FEATURES]
     assert flax == [2 * FEATURES, (5 if mode == "shard_map" else 4) * FEATURES]
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("mode", ["shard_map", "shard_map_unchecked", "pmap"])
+def test_segments_cost_no_collective_more(mode, each):
+    """Nor do scale and bias of each example."""
+    x = jax.random.normal(jax.random.key(0), (4, 6, 5, 3))
+    ids = jnp.arange(24).reshape(4, 6) % 3
+    rows = jnp.ones((4, 6, 3)) if each else jnp.ones((4, 3))
+
+    def loss(x, scale, ids):
+        sync = {"segment_ids": ids, "num_segments": 3, "axis_name": "i"}
+        return jnp.sum(jaxbn.batch_norm(x, scale, **sync)[0] ** 3)
+
+    def forward(shard, _):
+        return loss(*shard)
+
+    def backward(shard, shared):
+        x, scale, ids = shard
+        scale = scale if each else shared
+        return jax.grad(loss, argnums=(0, 1))(x, scale, ids)
+
+    shard = x, rows, ids
+    assert count_collectives(mapped(mode, forward), shard, rows[0]) == 1
+    assert count_collectives(mapped(mode, backward), shard, rows[0]) == 2

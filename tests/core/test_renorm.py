@@ -167,6 +167,43 @@ def test_modules(layer, rng):
     np.testing.assert_allclose(y, jaxbn.normalize(x, *moved[:2]), atol=2e-6)
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_limits_open_with_the_layers_own_updates(layer, rng):
+    """As CrossQ's: batch norm for two updates, then batch renorm."""
+    late = optax.join_schedules([lambda _: 1.0, lambda _: 3.0], [2])
+    shift = optax.join_schedules([lambda _: 0.0, lambda _: 2.5], [2])
+    fields = {"momentum": 0.5, "max_scale": late, "max_shift": shift}
+    apply = LAYERS[layer](3, "BatchRenorm", **fields)
+    variables = start(3, count=True)
+    for number in range(4):
+        x = jnp.asarray(rng.normal(number, 2, (32, 3)), jnp.float32)
+        stats = jaxbn.RunningStats(**variables["batch_stats"])
+        y, variables = apply(variables, x, use_running_average=False)
+        if number < 2:
+            expected, _ = jaxbn.batch_norm(x)
+        else:
+            expected, _ = jaxbn.batch_renorm(x, stats, max_scale=3.0, max_shift=2.5)
+        np.testing.assert_allclose(y, expected, atol=2e-6)
+        # As from a checkpoint.
+        saved = jax.tree.map(np.asarray, variables)
+        variables = jax.tree.map(jnp.asarray, saved)
+    assert variables["batch_stats"]["count"].tolist() == [4, 4, 4]
+
+
+def test_each_segment_opens_its_own_limits(rng):
+    """An absent one is still at its start."""
+    norm = jaxbn.linen.BatchRenorm(
+        use_running_average=False, num_segments=2, max_scale=lambda n: 1.0 + n
+    )
+    x = jnp.asarray(rng.normal(size=(8, 3)), jnp.float32)
+    ids = jnp.zeros(8, jnp.int32)
+    variables = norm.init(jax.random.key(0), x, segment_ids=ids)
+    for _ in range(2):
+        _, new = norm.apply(variables, x, segment_ids=ids, mutable="batch_stats")
+        variables = {**variables, **new}
+    assert variables["batch_stats"]["count"].tolist() == [[2] * 3, [0] * 3]
+
+
 def test_initialization_takes_a_batch_of_one():
     module = jaxbn.linen.BatchRenorm(use_running_average=False)
     variables = module.init(jax.random.key(0), jnp.full((1, 3), 7.0))

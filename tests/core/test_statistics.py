@@ -92,7 +92,7 @@ def test_double_sums_lose_nothing(rng, dtype, masked):
     x = jnp.asarray(x, dtype)
     weights = jnp.asarray(rng.uniform(0, 1, (4096, 1)), jnp.float32) if masked else None
     layout = Layout(x.shape, (1,))
-    sums = jax.jit(functools.partial(_by_double_sums, layout=layout))
+    sums = jax.jit(functools.partial(_by_double_sums, segments=None, layout=layout))
     expected = oracle.BatchNorm(
         np.asarray(x, np.float64), mask=None if weights is None else weights[:, 0]
     ).forward()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.documents
 
 DOCS = Path(__file__).parents[2] / "docs"
 WITH_STUDIES = ["training_and_inference", "small_batches"]
-GUIDES = [*WITH_STUDIES, "differences"]
+GUIDES = [*WITH_STUDIES, "differences", "diagnosis", "folding", "parts_of_a_batch"]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n\n```\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -21,6 +21,7 @@ def text_of(guide):
     return (DOCS / f"{guide}.md").read_text("utf-8")
 
 
+@pytest.mark.usefixtures("without_type_checker")  # as users run them
 @pytest.mark.parametrize("guide", GUIDES)
 def test_blocks_print_what_follows(guide):
     names = {}

@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxbn.linen
 import jaxbn.nnx
-from jaxbn.conversion import from_linen, to_linen
+from jaxbn.convert import from_linen, to_linen
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 

@@ -28,12 +28,14 @@ HERE = {"tests/house/test_words.py", "CHANGELOG.md", "docs/comparison.md"}
 def texts():
     for pattern in ("*.md", "Makefile", ".ci/run", "docs/*.md"):
         yield from ROOT.glob(pattern)
-    for folder in ("jaxbn", "experiments", "configs", "tests"):
+    for folder in ("jaxbn", "jaxbn_experiments", "experiments", "configs", "tests"):
         for kind in ("py", "md", "html"):
             yield from (ROOT / folder).rglob(f"*.{kind}")
 
 
-@pytest.mark.parametrize("folder", ["jaxbn", "experiments", "configs", "tests", ""])
+@pytest.mark.parametrize(
+    "folder", ["jaxbn", "jaxbn_experiments", "experiments", "configs", "tests", ""]
+)
 def test_words(folder):
     """In names, comments, docstrings, messages and guides."""
     found = []

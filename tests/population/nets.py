@@ -12,7 +12,7 @@ from flax import nnx
 import jaxbn.linen
 import jaxbn.nnx
 from jaxbn import population
-from jaxbn.conversion import from_linen, to_linen
+from jaxbn.convert import from_linen, to_linen
 
 WIDTHS = (6, 5, 4)
 
