@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact
 
-from jaxbn._core.layout import Batch, Layout, Weights, zero_where_left_out
+from jaxbn._core.layout import Batch, Layout, zero_where_left_out
 
 Activation = Callable[[Array], Array]
 
@@ -136,12 +136,15 @@ def affine(
 def activate(
     z: Inexact[Array, "*n"],
     activation: Activation | None,
-    weights: Weights,
+    batch: Batch,
+    layout: Layout,
     dtype: DTypeLike,
 ) -> Inexact[Array, "*n"]:
     """Applies the activation, rounds to `dtype`, and zeroes what does not count."""
-    y = z if activation is None else activation(z)
-    return zero_where_left_out(y.astype(dtype), weights)
+    if activation is not None:
+        z = activation(z)
+    y = zero_where_left_out(z.astype(dtype), batch.weights)
+    return layout.zero_in_no_segment(y, batch.segments)
 
 
 @functools.partial(jax.jit, static_argnames="static")
@@ -161,7 +164,8 @@ def normalize_by_given(
     if layout.differs(scale, bias):
         rho, scale, bias = layout.as_rows((rho, scale, bias))
     centered = zero_where_left_out(center(x, mean, None, layout), weights)
+    centered = layout.zero_in_no_segment(centered, segments)
     if residual is not None:
         residual = zero_where_left_out(residual, weights)
     z = affine(centered, slope_of(rho, scale), bias, residual, layout)
-    return activate(z, activation, weights, dtype)
+    return activate(z, activation, batch, layout, dtype)

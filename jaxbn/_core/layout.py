@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     x: Inexact[Array, "*n"]
     weights: Weights
     residual: Inexact[Array, "*n"] | None
-    segments: Segments = None  # one out of range has weight 0
+    segments: Segments = None  # `num_segments` where an example is in none
     scale: Inexact[Array, "..."] | None = None  # of shape (b, *c): each example's own
     bias: Inexact[Array, "..."] | None = None  # likewise
 
@@ -165,6 +165,22 @@ class Layout(NamedTuple):
             cut = rows.update(spec=jax.P(rows.spec[0], *columns.spec[1:]))
         rows = vector.at[segments]
         return rows.get(mode="fill", fill_value=0, out_sharding=cut)
+
+    def in_a_segment(self, segments: Segments, ndim: int) -> Bool[Array, "..."] | None:
+        """Which examples are in one, with axes of size 1 up to a rank; None for all."""
+        if segments is None or self.num_segments is None:
+            return None
+        return lax.expand_dims(segments < self.num_segments, range(1, ndim))
+
+    def zero_in_no_segment(
+        self, x: Inexact[Array, "..."], segments: Segments
+    ) -> Inexact[Array, "..."]:
+        """Zeroes what belongs to examples that are in no segment.
+
+        Sums by segment leave these out by themselves. A select before such a sum would
+        be a pass of its own on CPU: here it is done after them.
+        """
+        return zero_where_left_out(x, self.in_a_segment(segments, x.ndim))
 
     def pool(self, var: Float[Array, "*gc"]) -> Float[Array, "*gc"]:
         """Gives the two parts of a complex number one variance, the sum of theirs."""

@@ -97,7 +97,7 @@ def _batch_statistics_jvp(
         at = partial(layout.at_examples, segments=segments)
         anchor, shift = map(at, own(statistics[:2], layout.sync))
         centered = zero_where_left_out(center(x, anchor, shift, layout), weights)
-        x_dot = x_dot.astype(centered.dtype)
+        x_dot = layout.zero_in_no_segment(x_dot.astype(centered.dtype), segments)
         mean_dot, half_dot = moment_tangents(
             centered, x_dot, statistics.count, weights, segments, layout
         )
@@ -147,7 +147,7 @@ def _by_sums(
         centered = zero_where_left_out(center(x, at(pivot), None, layout), weights)
         again = centered
         if weights is None:
-            again = xla.subtract_again(x.astype(pivot.dtype), pivot, layout.expand)
+            again = xla.subtract_again(x.astype(pivot.dtype), at(pivot), layout.expand)
         # Sums of parts of a mean: none overflows whose mean does not.
         own_share = share_of_one(own_count, weights, layout, 0)
         if isinstance(own_share, Array) and own_share.ndim:  # of features, segments
@@ -202,6 +202,8 @@ def _of_all_shards(
 ) -> tuple[Float[Array, "*gc"], Float[Array, "*gc"], Float[Array, "..."]]:
     """The two sums of all shards, and the count, stacked by group."""
     dtype = sums[0].dtype
+    if weights is None:
+        weights = layout.in_a_segment(segments, len(layout.shape))
     if weights is None:
         counts = layout.counts if layout.has_groups else layout.counts[0]
         first, second = sum_together(sums, layout.sync)
@@ -286,8 +288,8 @@ def moment_tangents(
 def share_of_one(
     count: Float[Array, "..."], weights: Weights, layout: Layout, ndim: int
 ) -> float | Float[Array, "..."]:
-    """1 / count, of a rank; a number where all values count and there is one group."""
-    if weights is None and not layout.has_groups:
+    """1 / count, of a rank; a number where all values count for one and the same."""
+    if weights is None and not layout.has_groups and layout.num_segments is None:
         (number,) = layout.counts
         return 1 / number if number else 0.0
     return expand_last(reciprocal(count), ndim)

@@ -127,7 +127,8 @@ def _normalize_complex(
     if residual is not None:
         residual = zero_where_left_out(residual, batch.weights)
     z = affine(from_pairs(y), scale, bias, residual, layout)
-    return activate(z, activation, batch.weights, dtype), moments_from_pairs(moments)
+    y = activate(z, activation, batch, layout, dtype)
+    return y, moments_from_pairs(moments)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnames=("static",))
@@ -167,7 +168,7 @@ def _forward(
         residual = zero_where_left_out(residual, weights)
     slope = layout.as_rows(at(rho)) if differs else rho
     z = affine(centered, slope_of(slope, scale), bias, residual, layout)
-    y = activate(z, activation, weights, dtype)
+    y = activate(z, activation, batch, layout, dtype)
     sign_from_output = activation is jax.nn.relu and residual is not None
     if sign_from_output:
         y = xla.keep_output(y)
@@ -213,7 +214,7 @@ def _tangent(
     """Returns the tangents of output and moments; linear in the other tangents."""
     layout, working = static.layout, saved.anchor.dtype
     scale_dot, bias_dot, epsilon_dot = params_dot
-    x_dot = x_dot.astype(working)
+    x_dot = layout.zero_in_no_segment(x_dot.astype(working), saved.segments)
     at = functools.partial(layout.at_examples, segments=saved.segments)
     anchor, shift, rho = map(at, (saved.anchor, saved.shift, saved.rho))
     differs = layout.differs(scale_dot, bias_dot)
@@ -256,6 +257,8 @@ def _tangent(
     if differs:
         slope_dot = slope_dot + jnp.zeros_like(offset_dot)
         offset_dot = offset_dot + jnp.zeros_like(slope_dot)
+        # The sum that this is transposed to may have met NaN in no segment.
+        slope_dot = layout.zero_in_no_segment(slope_dot, saved.segments)
     spread = functools.partial(layout.spread, like=x_dot)
     offset_dot, slope_dot = xla.spread_together(offset_dot, slope_dot, spread)
     z_dot = affine(x_dot, slope, None, residual_dot, layout)
@@ -263,6 +266,7 @@ def _tangent(
     y_dot = zero_where_left_out(
         _activation_tangent(static, saved, centered, z_dot), saved.weights
     )
+    y_dot = layout.zero_in_no_segment(y_dot, saved.segments)
     moments_dot = Moments(all_dot[0], 2 * all_dot[1], jnp.zeros_like(saved.count))
     return y_dot, moments_dot
 
@@ -289,6 +293,7 @@ def _activation_tangent(
     slope = slope_of(saved.rho, saved.scale)
     if activation is not jax.nn.relu:
         z = affine(centered, slope, saved.bias, saved.residual, layout)
+        z = layout.zero_in_no_segment(z, saved.segments)
         return jax.jvp(activation, (z,), (z_dot,))[1].astype(dtype)
     if saved.output is not None:
         active = saved.output > 0

@@ -67,7 +67,8 @@ class Lifted(NamedTuple):
             return y
         result = jnp.asarray(self.activation(y))
         check_elementwise(result, y.shape)
-        return zero_where_left_out(result.astype(self.dtype), self.batch.weights)
+        y = zero_where_left_out(result.astype(self.dtype), self.batch.weights)
+        return self.layout.zero_in_no_segment(y, self.batch.segments)
 
 
 def lift(
@@ -105,7 +106,8 @@ def lift(
     weights = _lift_mask(mask, layout, compute_dtype(x))
     batch = Batch(x, weights, residual)
     if segment_ids is not None and num_segments is not None:
-        batch = _in_segments(batch, jnp.asarray(segment_ids), num_segments)
+        segments = _lift_segments(jnp.asarray(segment_ids), num_segments)
+        batch = batch._replace(segments=segments)
     known, traced = epsilon, None
     if isinstance(known, Array):
         known, traced = 0.0, known.astype(compute_dtype(x))
@@ -173,23 +175,14 @@ def _lift_sync(
     return Sync(names, groups) if names else None
 
 
-def _in_segments(
-    batch: Batch, segments: Integer[Array, " b"], num_segments: int
-) -> Batch:
-    """The batch with segments, in which an example of none has weight 0."""
+def _lift_segments(
+    segments: Integer[Array, " b"], num_segments: int
+) -> Integer[Array, " b"]:
+    """The ids, with `num_segments` for all that are out of range."""
     if segments.dtype.itemsize < 4:  # some numbers of segments are no value of it
         segments = segments.astype(jnp.int32)
     inside = (segments >= 0) & (segments < num_segments)
-    counts = lax.expand_dims(inside, range(1, batch.x.ndim))
-    weights = batch.weights
-    if weights is None:
-        weights = counts
-    elif weights.dtype == bool:
-        weights = weights & counts
-    else:
-        weights = jnp.where(counts, weights, jnp.zeros((), weights.dtype))
-    segments = jnp.where(inside, segments, num_segments)
-    return batch._replace(weights=weights, segments=segments)
+    return jnp.where(inside, segments, num_segments)
 
 
 def _lift_mask(

@@ -195,6 +195,43 @@ def test_ids_that_are_not_known_count_for_nothing(inputs):
     np.testing.assert_allclose(z, y, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", ["each", "shared"])
+@pytest.mark.parametrize(
+    "activation", [None, jax.nn.relu, jnp.tanh, lambda z: jnp.sin(z) + 1]
+)
+def test_nan_in_no_segment_passes_nowhere(inputs, activation, scale):
+    """Neither to the output nor to any gradient, in training and inference."""
+    single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), inputs)
+    single = with_params(single, scale=scale)
+    ids = jnp.asarray(np.where(IDS == 3, [-1, 99] * 6, IDS))
+    outside = jnp.asarray(IDS == 3)[:, None, None]
+    spoilt = single._replace(
+        x=jnp.where(outside, jnp.nan, single.x),
+        residual=jnp.where(outside, jnp.inf, single.residual),
+    )
+    of_call = {"num_segments": SEGMENTS, "activation": activation}
+
+    def results(inputs, ids, inference, mask=None):
+        x, *params, residual = inputs
+        known = {"residual": residual, "segment_ids": ids, "mask": mask, **of_call}
+        y, moments = jaxbn.batch_norm(x, *params, **known)
+        if inference:
+            of_batch = {"segment_ids": ids, "num_segments": SEGMENTS, "mask": mask}
+            moments = jaxbn.compute_moments(x, **of_batch)
+            y = jaxbn.normalize(x, moments.mean, moments.var, *params, **known)
+        return y, moments.mean, moments.var
+
+    def slopes(inputs, ids, inference, mask=None):
+        primals, pull = jax.vjp(lambda i: results(i, ids, inference, mask), inputs)
+        return primals, pull(jax.tree.map(jnp.cos, primals))
+
+    for inference in (False, True):
+        both = jax.jit(functools.partial(slopes, inference=inference))
+        masked = both(single, jnp.where(ids < 0, 0, ids % SEGMENTS), mask=~outside)
+        for inputs in (spoilt, single):
+            chex.assert_trees_all_close(both(inputs, ids), masked, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.uint32])
 def test_ids_of_any_integer_dtype(inputs, dtype):
     """An id out of range does not become another."""
