@@ -25,7 +25,7 @@ from experiments.config import ExperimentConfig
 from experiments.config.identity import changes, fields_of
 from experiments.errors import UserError, first_line
 from experiments.run.folder import CHECKPOINTS, latest_step, next_start, other_config
-from experiments.train.processes import is_loss
+from experiments.train.processes import is_loss, wait_together
 from experiments.train.steps import TrainState
 
 BEST = "test_accuracy"
@@ -152,14 +152,21 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(_signed(data))
         )
+        self.wait()  # or Orbax would, for the checkpoint before
         with self._write_errors():
             self._check_room(state)
             self._manager.save(step, args=items, metrics={BEST: accuracy}, force=True)
-            if self._on_first is not None:
-                self._manager.wait_until_finished()
+        if self._on_first is not None:
+            self.wait()
+            with self._write_errors():
                 self._on_first()
                 self._on_first = None
         self._latest = step
+
+    def wait(self) -> None:
+        """Waits until what was saved is written; all processes call it."""
+        with self._write_errors():
+            wait_together(self._manager.wait_until_finished)
 
     def restore(
         self, like: TrainState, *, examples: str
@@ -267,7 +274,7 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Waits until everything is written."""
+        """Waits, whatever other processes do, until everything here is written."""
         if "_manager" in vars(self):
             with self._write_errors():
                 self._manager.wait_until_finished()

@@ -91,7 +91,9 @@ def train(
         if signal or loop.is_due(every.checkpoint_every):
             loop.save()
         if signal:
+            loop.finish()
             raise Stopped(signal, loop.step)
+    loop.finish()
 
 
 class Loop:
@@ -314,6 +316,11 @@ class Loop:
         self._checkpoints.save(
             self.step, state, data, self._accuracy, examples=self._examples
         )
+
+    def finish(self) -> None:
+        """Waits until the checkpoints are written."""
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
 
     def _check_finite(self, state: TrainState) -> None:
         """Raises an error that names the step and the first bad tensor."""

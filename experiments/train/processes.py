@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes as one: how they join, and what only the first of them does."""
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import jax
@@ -135,6 +137,33 @@ def together() -> Iterator[None]:
         first = failed[0]
         where = f"in process {first}, " if first else ""
         raise SharedError(where + errors[first])
+
+
+def wait_together(wait: Callable[[], None]) -> None:
+    """Waits until the function has returned in all processes.
+
+    Raises at once if one of them is lost: that shows in collectives. A function that
+    itself waits for the others, as Orbax does at a barrier of JAX's coordination
+    service, would not see it, and after 100 seconds JAX would abort this process.
+    """
+    if jax.process_count() == 1:
+        wait()
+        return
+    from jax.experimental.multihost_utils import process_allgather
+
+    ended: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(wait())
+        except Exception as error:
+            ended.set_exception(error)
+
+    # A daemon, since it may never return once a process is lost.
+    threading.Thread(target=run, daemon=True).start()
+    while not process_allgather(np.bool_(ended.done())).all():
+        concurrent.futures.wait([ended], timeout=0.1)
+    ended.result()
 
 
 def require_same(facts: Callable[[], dict[str, Any]]) -> None:
