@@ -12,7 +12,7 @@ FAST := tests/checks tests/core tests/functions tests/house \
   -m "not (hardware or processes)" -k "not (test_properties or pmap or vmap or unchecked)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test test-fast compare flax-suite run-flax-suite clients run-clients networks run-networks fuzz check-hardware compile-for-hardware lint format clean
+.PHONY: help demo lab docs build-docs test test-fast compare flax-suite run-flax-suite clients run-clients networks run-networks fuzz check-hardware compile-for-hardware lint format clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +41,14 @@ flax-suite: ## Flax's own tests of batch norm, on Flax and on jaxbn; two minutes
 # Flax's tests take a warning for an error.
 run-flax-suite: $(VENV)/.flax-suite
 	@$(BIN)/python -m tests.flax_suite
+
+docs: ## the documentation as a site, in docs/_build; a minute
+	@$(MAKE) --no-print-directory VENV=$(VENV)-docs build-docs
+
+# In an environment of its own: what builds the site is not needed for anything else.
+build-docs: $(VENV)/.docs
+	@$(BIN)/python -m sphinx -q -W -n --keep-going -b html docs docs/_build/html
+	@echo "The site: docs/_build/html/index.html"
 
 check-hardware: ## compile for TPU and GPU, without either; STEPS=small takes two minutes
 	@$(MAKE) --no-print-directory VENV=$(VENV)-hardware compile-for-hardware

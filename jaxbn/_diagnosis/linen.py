@@ -51,7 +51,7 @@ def diagnose(
 
     is the distance of a running statistic r (the mean; the logarithm of the variance)
     from those of K batches, in deviations s of one batch. A layer has a gap between
-    training and inference where the median of |t| over its features is more than one
+    training and inference where the median of $|t|$ over its features is more than one
     more batch could have, by an F test with an error rate of 1e-5 for all layers
     together. The deviation s is that between the batches or, if larger, that of batches
     whose examples are redrawn with replacement: each batch runs twice. The other
