@@ -42,7 +42,9 @@ def main() -> int:
         prog="python -m tests.comparison", description=__doc__
     )
     parser.add_argument("--output", type=Path, default=Path("docs/comparison.md"))
-    output = parser.parse_args().output
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    arguments = parser.parse_args()
+    output = arguments.output
     console = Console(width=None if sys.stdout.isatty() else 160)
     jax.config.update("jax_num_cpu_devices", SHARDS)
     libraries = [library for library in LIBRARIES if installed(library)]
@@ -57,8 +59,11 @@ def main() -> int:
     if missing:
         console.print(f"Not installed, not compared: {', '.join(missing)}.")
     else:  # an incomplete table does not replace a complete one
-        output.write_text(table.for_documentation(libraries, rows, raised))
-        console.print(f"Written: {output}")
+        page = table.for_documentation(libraries, rows, raised)
+        output.write_text(page, "utf-8")
+        readme = arguments.readme
+        readme.write_text(table.with_matrix(readme.read_text("utf-8"), page), "utf-8")
+        console.print(f"Written: {output}, and the matrix in {readme}")
     wrong = [f"{case} ({of})" for case, of, cells in rows if cells[0][1] is not True]
     if wrong:
         console.print(f"jaxbn is wrong: {'; '.join(wrong)}.", style="bold red")

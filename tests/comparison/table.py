@@ -102,6 +102,67 @@ def for_documentation(libraries: list[Library], all_rows, raised: list[str]) -> 
     return "\n".join([*lines, "", provenance(libraries), ""])
 
 
+MATRIX = {
+    "float32": "an ordinary batch",
+    "mean / sd 1e4": "a mean of 1e4 deviations",
+    "constant channels of 17.7": "features that are constant",
+    "padding of NaN": "NaN in masked padding",
+    "nothing counts": "a batch of padding alone",
+    "4 shards, uneven counts": "a mask, over 4 devices",
+}
+"""The cases of the README, and what it calls them."""
+PEERS = {
+    "jaxbn": ["jaxbn"],
+    "flax": ["flax.linen", "flax.nnx"],
+    "haiku": ["haiku"],
+    "equinox": ["equinox"],
+    "keras": ["keras"],
+    "torch": ["torch"],
+}
+BEGIN, END = "<!-- matrix: written by `make compare` -->\n", "<!-- end of matrix -->\n"
+
+
+def with_matrix(readme: str, page: str) -> str:
+    """The README with the matrix of the written comparison."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{matrix(page)}{END}{after}"
+
+
+def matrix(page: str) -> str:
+    """Right, wrong or NaN, by case and peer: of all quantities, the worst."""
+    names, cases = parse(page)
+    lines = [f"| float32 | {' | '.join(PEERS)} |", "|---" * (len(PEERS) + 1) + "|"]
+    for title, meaning in MATRIX.items():
+        found = {peer: [] for peer in PEERS}
+        for peer, libraries in PEERS.items():
+            for cells in cases[title]:
+                found[peer] += [cells[names.index(library)] for library in libraries]
+        lines.append(f"| {meaning} | {' | '.join(map(_worst, found.values()))} |")
+    return "\n".join([*lines, ""])
+
+
+def parse(page: str) -> tuple[list[str], dict[str, list[list[str]]]]:
+    """The libraries of the written comparison, and the rows of cells of each case."""
+    rows = [line[2:-2].split(" | ") for line in page.splitlines() if line[:2] == "| "]
+    (_, _, *names), title, cases = rows[0], "", {}
+    for case, _, *cells in rows[1:]:
+        title = case.strip() or title
+        cases.setdefault(title, []).append(cells)
+    return names, cases
+
+
+def _worst(cells: list[str]) -> str:
+    """What the README says of a case, from the cells of all its quantities."""
+    wrong = [text.strip("*") for text in cells if text.startswith("**")]
+    if "NaN" in wrong:
+        return "**NaN**"
+    if wrong:
+        errors = [float(text) for text in wrong if text[0].isdigit()]
+        return f"**wrong**, {max(errors):.0e}" if errors else "**raises**"
+    return "-" if {*cells} == {"-"} else "right"
+
+
 def provenance(libraries: list[Library]) -> str:
     """Date, versions and machine."""
     packages = dict.fromkeys(["jax", *(library.package for library in libraries)])
