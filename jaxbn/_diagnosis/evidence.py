@@ -16,7 +16,10 @@ from jax.core import Tracer
 
 from jaxbn._checks.axes import check_axis
 from jaxbn._checks.diagnosis import (
+    check_any_measured,
     check_batch_is_finite,
+    check_decay_kinds,
+    check_decay_paths,
     check_has_examples,
     check_several_values,
 )
@@ -180,12 +183,30 @@ class Variables(NamedTuple):
 
 def decayed_names(mask: Any, params: Any) -> dict[str, bool]:
     """By path, from a mask as optax takes it: a tree, or a function of parameters."""
+    if mask is None:
+        return {}
     mask = mask(params) if callable(mask) else mask
-    if isinstance(mask, bool):
-        mask = jax.tree.map(lambda _: mask, params)  # pyright: ignore[reportUnknownLambdaType]
+    given = _by_path(mask)
+    check_decay_kinds(given)
+    paths = [*_by_path(params)]
+    leaves = {
+        path: bool(leaf)
+        for prefix, leaf in given.items()
+        for path in [p for p in paths if _is_at(p, prefix)] or [prefix]
+    }
+    check_decay_paths(leaves, paths)
+    return leaves
+
+
+def _is_at(path: str, prefix: str) -> bool:
+    """Whether a leaf of a mask is of a parameter: its own, or that of all below."""
+    return not prefix or f"{path}/".startswith(f"{prefix}/")
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): bool(leaf)
-        for path, leaf in jax.tree.leaves_with_path(mask)
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
     }
 
 
@@ -229,6 +250,7 @@ def gather(
     recorded = [p for p in variables if any(np.any(r[p].count) for r in records)]
     if not recorded:
         check_several_values({p: call.num_values for p, call in calls.items()})
+        check_any_measured([*observer.by_batch])
         check_anything_recorded(recorded, variables)
     stats = {p: (as_double(v.mean), as_double(v.var)) for p, v in variables.items()}
     total = nothing_yet(stats)

@@ -75,8 +75,8 @@ def diagnose(
         steps: how many updates the running statistics have had; with it, the weight of
             their start is checked.
         decay_mask: which parameters weight decay acts on, as the `mask` of
-            `optax.add_decayed_weights`: a pytree of booleans like `params`, or a
-            function of it.
+            `optax.add_decayed_weights`: a pytree of booleans like `params` or a prefix
+            of it, or a function of it.
 
     Returns:
         A `Diagnosis`: `print` it, print it with rich, or write `html()` to a file.
@@ -85,7 +85,8 @@ def diagnose(
         TypeError: an argument is of a wrong kind.
         ValueError: there are no batch norms or no batches; a batch is empty or not
             finite; all have one example; no layer runs as in training; the variables
-            are of another model; or `steps` is out of range.
+            are of another model; `decay_mask` is of other parameters; or `steps` is out
+            of range.
 
     Example:
         >>> import jax

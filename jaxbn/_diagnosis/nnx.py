@@ -52,7 +52,7 @@ def diagnose(
             it asks for training in the call itself.
         steps: how many updates the running statistics have had.
         decay_mask: which parameters weight decay acts on: a pytree of booleans like
-            `nnx.to_pure_dict(nnx.state(model, nnx.Param))`, or a function of it.
+            `nnx.state(model, nnx.Param)` or its pure dict, or a function of the dict.
 
     Returns:
         A `Diagnosis`: `print` it, print it with rich, or write `html()` to a file.
@@ -96,7 +96,9 @@ def diagnose(
     _watch(judge, inference, norms)
     copies = modules_of(learner, BatchNorm)
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    decayed = decayed_names(decay_mask, params)
+    is_state = isinstance(decay_mask, nnx.State)
+    mask = nnx.to_pure_dict(decay_mask) if is_state else decay_mask
+    decayed = decayed_names(mask, params)
 
     @nnx.jit
     def forward_once(model: nnx.Module, batch: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 
@@ -111,6 +112,8 @@ class Operation:
         with jax.named_scope(self.outer_scope):
             if self.activation is not None:
                 return [getattr(jax.nn, self.activation)(*given)]
+            if _is_matmul(equation):
+                return [jnp.matmul(*given, precision=self.params["precision"])]
             return eval_jaxpr(_alone(equation, self.around), (), *given)
 
     @property
@@ -256,6 +259,26 @@ def _activation(equation: JaxprEqn, around: Jaxpr) -> str | None:
     # Printed, variables are named in order.
     same = str(theirs.jaxpr) == str(_alone(equation, around))
     return name if same else None
+
+
+def _is_matmul(equation: JaxprEqn) -> bool:
+    """Whether it is `jnp.matmul` with a matrix, as exporters know it.
+
+    Of `dot_general` jax2onnx makes a `Gemm` with a zero for a bias, to which ONNX
+    Runtime adds none; of a `MatMul` and an addition it makes one `Gemm`.
+    """
+    if equation.primitive.name != "dot_general":
+        return False
+    avals: list[Any] = [v.aval for v in (*equation.invars, *equation.outvars)]
+    left, right, out = avals
+    last = len(left.shape) - 1
+    return (
+        last >= 1
+        and len(right.shape) == 2
+        and equation.params["dimension_numbers"] == (((last,), (0,)), ((), ()))
+        and equation.params.get("out_sharding") is None
+        and left.dtype == right.dtype == out.dtype
+    )
 
 
 def _body(equation: JaxprEqn, takes_params: bool) -> ClosedJaxpr | None:

@@ -122,6 +122,9 @@ def evaluate(
             # A part whose shift is added here is not rounded before the others' are.
             widest = max((part.dtype for part in parts), key=lambda d: d.itemsize)
             (y,) = operation.run([part.astype(widest) for part in parts])
+        elif (convolution := _biased(operation)) is not None:
+            left, right = operation.operands
+            y = _sum(values[left], values[right], convolution)
         else:
             values.run(operation)
             continue
@@ -147,6 +150,15 @@ def _shifted(
     bias = params[shift.name]
     z = _sum(y.astype(bias.dtype), lax.expand_dims(bias, shift.others), operation)
     return z.astype(y.dtype) if shift.rounds else z
+
+
+def _biased(operation: Operation) -> Operation | None:
+    """The convolution to whose output alone an addition adds a fixed value."""
+    if operation.name != "add" or operation.moving_index is None:
+        return None
+    origin = operation.operands[operation.moving_index].origin
+    is_one = origin is not None and origin.name == "conv_general_dilated"
+    return origin if is_one else None
 
 
 def _sum(y: Any, bias: Any, operation: Operation) -> Any:

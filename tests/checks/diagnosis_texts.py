@@ -28,6 +28,31 @@ def of_nnx(batches, model=None, **how):
     return jaxbn.nnx.diagnose(model, batches, **how)
 
 
+class Instead(nn.BatchNorm):
+    """A subclass with arithmetic of its own."""
+
+    @nn.compact
+    def __call__(self, x):
+        for name in ("mean", "var"):
+            self.variable("batch_stats", name, jnp.ones, x.shape[-1:])
+        return x - jnp.mean(x, 0, keepdims=True)
+
+
+class InsteadNnx(nnx.BatchNorm):
+    def __call__(self, x, use_running_average=None):
+        return x - jnp.mean(x, 0, keepdims=True)
+
+
+class OwnNnx(jaxbn.nnx.BatchNorm):
+    def __call__(self, x, use_running_average=None):
+        return x - jnp.mean(x, 0, keepdims=True)
+
+
+MASK = (
+    "`decay_mask` must be a pytree of booleans like `params`, or a function of it, got"
+)
+OF_A_SUBCLASS = "at least one batch norm must be measured, but of those that ran as in training, `.`, each is a subclass whose `__call__` does not call `super().__call__`, or has a mask that leaves all values out."
+
 ERRORS = [
     (
         lambda: linen([X], nn.Dense(3)),
@@ -83,5 +108,44 @@ ERRORS = [
         lambda: linen([X], steps=1.5),
         TypeError,
         "`steps` must be an int or None, got 1.5.",
+    ),
+    (lambda: linen([X], decay_mask=3), TypeError, f"{MASK} 3."),
+    (
+        lambda: linen([X], decay_mask={"scale": True, "bias": 1.0}),
+        TypeError,
+        f"{MASK} 1.0 at `bias`.",
+    ),
+    (
+        lambda: linen([X], decay_mask=lambda params: params),
+        TypeError,
+        f"{MASK} an array of shape (3,) at `bias`.",
+    ),
+    (
+        lambda: linen([X], decay_mask={"scale": True}),
+        ValueError,
+        f"{MASK} one that lacks `bias`.",
+    ),
+    (
+        lambda: linen([X], decay_mask={"params": dict.fromkeys("abcd", True)}),
+        ValueError,
+        f"{MASK} one that lacks `bias`, `scale`.",
+    ),
+    (
+        lambda: of_nnx(
+            [{"image": X}], decay_mask=dict.fromkeys(("bias", "scale", *"abcde"), True)
+        ),
+        ValueError,
+        f"{MASK} one that has, and `params` has not, `a`, `b`, `c` and 2 more.",
+    ),
+    (lambda: linen([X], Instead()), ValueError, OF_A_SUBCLASS),
+    (
+        lambda: of_nnx([{"image": X}], InsteadNnx(3, rngs=nnx.Rngs(0))),
+        ValueError,
+        OF_A_SUBCLASS,
+    ),
+    (
+        lambda: of_nnx([{"image": X}], OwnNnx(3, rngs=nnx.Rngs(0))),
+        ValueError,
+        OF_A_SUBCLASS,
     ),
 ]

@@ -72,7 +72,7 @@ def make_batches(number=8, size=64, seed=0):
 def _healthy():
     net = LinenNet()
     batches = make_batches(STEPS, seed=1)
-    variables = net.init(jax.random.key(0), batches[0])
+    variables = jax.jit(net.init)(jax.random.key(0), batches[0])
 
     @jax.jit
     def step(variables, x):

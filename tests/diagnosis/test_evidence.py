@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -64,6 +65,10 @@ def test_masks():
     every = {"norm/scale": True, "norm/bias": True}
     assert decayed_names(True, params) == every
     assert decayed_names(lambda p: jax.tree.map(lambda _: True, p), params) == every
+    assert decayed_names({"norm": True}, params) == every  # a prefix, as optax takes it
+    assert decayed_names(FrozenDict(norm=np.bool_(True)), params) == every
+    own = {"norm": {"scale": jnp.array(False), "bias": True}}
+    assert decayed_names(own, params) == {"norm/scale": False, "norm/bias": True}
     assert decayed_names(None, params) == {}
 
 

@@ -39,11 +39,14 @@ def test_a_healthy_net_has_no_alarm(norm):
     assert all(layer.num_values == 64 for layer in diagnosis.layers)
 
 
-@pytest.mark.parametrize("plant", [
+GAPS = [
     lambda s: s | {"var": 4 * s["var"]},
     lambda s: s | {"var": s["var"] / 4},
     lambda s: s | {"mean": s["mean"] + 2 * jnp.sqrt(s["var"])},
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("plant", GAPS)
 def test_gap(norm, plant):
     variables = healthy()
     variables["batch_stats"]["norm1"] = plant(stats_of(variables))
@@ -52,6 +55,12 @@ def test_gap(norm, plant):
     (finding,) = diagnosis.alarms
     assert "median over the features in deviations of one batch" in finding.figure
     assert finding.fix.startswith("variables, _ = population.estimate_linen(")
+
+
+def test_the_fix_of_a_gap_leaves_none():
+    variables = healthy()
+    for plant in GAPS:
+        variables["batch_stats"]["norm1"] = plant(stats_of(variables))
 
     def apply(variables, x):
         return LinenNet().apply(variables, x, mutable=["batch_stats"])
@@ -72,8 +81,9 @@ def test_the_test_knows_the_size_of_the_sample():
     ]
 
 
-@pytest.mark.parametrize("size", [16, 64, 512])
-@pytest.mark.parametrize("number", [1, 2, 5, 12])
+@pytest.mark.parametrize(
+    ("number", "size"), [(1, 16), (1, 512), (2, 512), (5, 64), (12, 16), (12, 64)]
+)
 def test_no_alarm_whatever_the_batches(number, size):
     """The same batch over and over, too: it has no noise."""
     variables = healthy()
@@ -293,7 +303,8 @@ def test_information():
     variables["params"]["dense2"]["kernel"] *= jnp.arange(8) > 0
     stats = stats_of(variables, "norm2")
     variables["batch_stats"]["norm2"] = {k: v.at[0].set(0) for k, v in stats.items()}
-    mask = {"norm0": {"scale": True, "bias": False}}
+    mask = jax.tree.map(lambda _: False, variables["params"])
+    mask["norm0"]["scale"] = True
     net = LinenNet(use_bias=True, dropout=0.1)
     diagnosis = diagnosed(variables, net=net, decay_mask=mask)
     assert not diagnosis.alarms, str(diagnosis)
@@ -325,7 +336,9 @@ def test_information():
     assert not diagnosis.skipped
 
 
-@pytest.mark.parametrize("mask", [True, lambda params: jax.tree.map(jnp.ndim, params)])
+@pytest.mark.parametrize(
+    "mask", [True, lambda params: jax.tree.map(lambda p: p.ndim > 0, params)]
+)
 def test_decay_mask_as_optax_takes_it(mask):
     found = diagnosed(healthy(), decay_mask=mask).findings
     assert {f.layer for f in found} == {"norm0", "norm1", "norm2"}
@@ -357,32 +370,38 @@ class Lite(nn.Module):
         return x.mean((1, 2))
 
 
-@pytest.mark.parametrize("size", [1, 7])
-def test_dead_channels_of_a_trained_net_are_no_alarm(norm, size, rng):
-    """Channels of variance 0, negative scales, pictures that differ, one a batch."""
-    net = Lite(norm)
+@pytest.fixture(scope="module")
+def lite():
+    """Pictures that differ, and variables with dead channels and negative scales."""
+    rng = np.random.default_rng(0)
     light = rng.uniform(0.2, 2, (200, 1, 1, 3))
     pictures = jnp.asarray(light * rng.standard_gamma(1, (200, 24, 24, 3)), jnp.float32)
-    variables = net.init(jax.random.key(0), pictures[:2])
+    net = Lite(jaxbn.linen.BatchNorm)
+    variables = jax.jit(net.init)(jax.random.key(0), pictures[:2])
     for name, layer in variables["params"].items():
         if name.startswith("point"):
             key = "kernel" if "norm" not in name else "scale"
             layer[key] = layer[key].at[..., ::5].multiply(0 if key == "kernel" else -1)
+    variables, _ = population.estimate_linen(
+        lambda v, x: net.apply(v, x, mutable=["batch_stats"]),
+        variables,
+        list(pictures[:160].reshape(10, 16, 24, 24, 3)),
+    )
+    stats = jax.tree.map(np.asarray, variables["batch_stats"])
+    assert sum(np.sum(layer["var"] == 0) for layer in stats.values()) > 20
+    return pictures[160:], variables
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_dead_channels_of_a_trained_net_are_no_alarm(norm, size, lite):
+    """Channels of variance 0, negative scales, pictures that differ, one a batch."""
+    pictures, variables = lite
+    net = Lite(norm)
 
     def apply(variables, x):
         return net.apply(variables, x, mutable=["batch_stats"])
 
-    ours = Lite(jaxbn.linen.BatchNorm)
-    variables, _ = population.estimate_linen(
-        lambda v, x: ours.apply(v, x, mutable=["batch_stats"]),
-        variables,
-        list(pictures[:160].reshape(10, 16, 24, 24, 3)),
-    )
-    dead = sum(
-        int(np.sum(layer["var"] == 0)) for layer in variables["batch_stats"].values()
-    )
-    assert dead > 20
-    batches = [pictures[160 + k * size :][:size] for k in range(5)]
+    batches = [pictures[k * size :][:size] for k in range(5)]
     infer = lambda variables, x: net.apply(variables, x, train=False)  # noqa: E731
     diagnosis = jaxbn.linen.diagnose(apply, variables, batches, infer=infer)
     assert not diagnosis.alarms, str(diagnosis)

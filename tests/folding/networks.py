@@ -53,6 +53,17 @@ def primitives(function, *arguments):
     return list(names(jax.make_jaxpr(function)(*arguments).jaxpr))
 
 
+def _both(function, params, folded, inputs):
+    """What a function and the folded one return, as one program that runs once."""
+
+    def run(params, folded, inputs):
+        return function(params, *inputs), folded(*inputs)
+
+    # Compiling takes nearly all of the time.
+    quick = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.tree.map(np.asarray, quick(params, folded, inputs))
+
+
 def check_equal(function, params, *inputs, left=0, dtype=np.float32):
     """Folds, and compares with the unfolded function in double precision.
 
@@ -64,11 +75,12 @@ def check_equal(function, params, *inputs, left=0, dtype=np.float32):
     assert sum(entry.reason is not None for entry in folded.report) == left
     with jax.enable_x64(True):
         wide = [np.asarray(x).astype(np.float64) for x in narrow]
-        expected = np.asarray(function(in_double(cast), *wide))
-        exact = np.asarray(fold(function, in_double(cast), *wide)(*wide))
+        expected, exact = _both(
+            function, in_double(cast), fold(function, in_double(cast), *wide), wide
+        )
     assert exact.dtype == np.float64
     assert np.abs(exact - expected).max() <= 1e-12 * np.abs(expected).max()
-    y, unfolded = folded(*narrow), function(cast, *narrow)
+    unfolded, y = _both(function, cast, folded, narrow)
     assert y.dtype == unfolded.dtype == dtype and y.shape == unfolded.shape
     off = np.abs(np.asarray(y, np.float64) - expected).max()
     before = np.abs(np.asarray(unfolded, np.float64) - expected).max()

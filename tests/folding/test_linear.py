@@ -51,14 +51,14 @@ def convolution(order, padding, groups, dilations=(1, 1), stride=1):
     return convolve, order[0].index("C"), order[2].index("C")
 
 
+# Padding, groups and dilations act alike in every layout: all combinations are tried in
+# Flax's, and in each of the others every padding and number of groups once.
+DILATIONS = [(1, 1), (1, 2), (2, 1)]
+FLAX, *OTHERS = [*ORDERS[2], *ORDERS[1], *ORDERS[3]]
+DIAGONAL = [("VALID", 2, (1, 1)), ("crop", 6, (1, 2)), ("SAME", 1, (1, 1))]
 CONVOLUTIONS = [
-    (order, padding, groups, dilations)
-    for rank in ORDERS
-    for order in ORDERS[rank]
-    for padding, groups, dilations in itertools.product(
-        PADDINGS, (1, 2, 6), ((1, 1), (1, 2), (2, 1))
-    )
-    if rank == 2 or (padding != "crop" and dilations != (1, 2))
+    *((FLAX, *rest) for rest in itertools.product(PADDINGS, (1, 2, 6), DILATIONS)),
+    *((order, *rest) for order in OTHERS for rest in DIAGONAL),
 ]
 
 
@@ -148,6 +148,31 @@ def test_products(product, where, dtype, rng):
         return norm(y, p["norm"], axis) if where == "after" else y
 
     check_equal(network, params, draw(rng, *(LENGTHS[a] for a in moving)), dtype=dtype)
+
+
+@pytest.mark.parametrize(("product", "axes"), [
+    ("bgc,dgc->gbd", "gd"), ("bgc,dgc->gbd", "gc"), ("bce,edc->bd", "ce"),
+    ("dgc,bgc->gdb", "gd"),
+])  # fmt: skip
+def test_maps_along_two_axes(product, axes, rng):
+    """A scale for each group or position, whose order in the kernel is another one."""
+    left, right, out = product.replace("->", ",").split(",")
+    kernel, moving = (left, right) if "b" in right else (right, left)
+    before = set(axes) <= set(moving)
+    shape = [LENGTHS[a] if a in axes else 1 for a in (moving if before else out)]
+    params = {
+        "kernel": draw(rng, *(LENGTHS[a] for a in kernel)),
+        "scale": draw(rng, *shape, low=0.5),
+        "shift": draw(rng, *shape),
+    }
+
+    def network(p, x):
+        x = x * p["scale"] + p["shift"] if before else x
+        operands = (p["kernel"], x) if kernel == left else (x, p["kernel"])
+        y = jnp.einsum(product, *operands)
+        return y if before else y * p["scale"] + p["shift"]
+
+    check_equal(network, params, draw(rng, *(LENGTHS[a] for a in moving)))
 
 
 @pytest.mark.parametrize("transpose_kernel", [False, True])

@@ -155,11 +155,24 @@ def test_effects_are_kept(rng, capfd):
 
 
 def test_a_bias_costs_no_transposition(rng):
-    """It is added in the order of ONNX, of which XLA leaves nothing."""
-    layer = nn.Conv(4, (3, 3))
+    """It is added in the order of ONNX, of which XLA leaves nothing.
+
+    That of a convolution without a norm too: else an exporter would add it apart.
+    """
+    layers = nn.Conv(4, (3, 3)), nn.Conv(2, (1, 1))
     x = draw(rng, 2, 5, 5, 3)
-    params = {"norm": draw_norm(rng, 4), "conv": layer.init(jax.random.key(0), x)}
-    folded = fold(lambda p, x: norm(layer.apply(p["conv"], x), p["norm"]), params, x)
-    assert "transpose" in primitives(folded.function, folded.params, x)
+    params = {"norm": draw_norm(rng, 4), "conv": layers[0].init(jax.random.key(0), x)}
+    params["last"] = layers[1].init(jax.random.key(1), x[..., :1].repeat(4, -1))
+
+    def network(p, x):
+        z = jnp.tanh(norm(layers[0].apply(p["conv"], x), p["norm"]))
+        return layers[1].apply(p["last"], z)
+
+    folded = fold(network, params, x)
+    found = primitives(folded.function, folded.params, x)
+    layer = ["conv_general_dilated", *["transpose"] * 2, "add", *["transpose"] * 2]
+    is_kept = {*layer, "tanh"}
+    assert [name for name in found if name in is_kept] == [*layer, "tanh", *layer]
     compiled = jax.jit(folded.function).lower(folded.params, x).compile()
     assert " transpose(" not in compiled.as_text()
+    np.testing.assert_allclose(folded(x), network(params, x), rtol=1e-5, atol=1e-5)
