@@ -95,8 +95,8 @@ clean: ## remove environments, caches and runs
 # The stamp says which extra is installed; a change of pyproject.toml installs again.
 # The shell holds the lock on the folder: it ends with all that the shell has started.
 $(VENV)/.%: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
-	  || { echo "jaxbn needs Python 3.11 to 3.13; say which with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "jaxbn needs Python 3.11 or newer; say which with PYTHON=..." >&2; exit 1; }
 	@mkdir -p $(VENV); exec 9<$(VENV); \
 	lock() { $(PYTHON) -c "import fcntl; fcntl.flock(9, fcntl.LOCK_EX$$1)" 2>/dev/null; }; \
 	lock ' | fcntl.LOCK_NB' || { \
@@ -110,5 +110,5 @@ $(VENV)/.%: pyproject.toml
 	  uv pip install --quiet --python $(BIN)/python -e '.[$*]'; \
 	else \
 	  $(PYTHON) -m venv $(VENV) && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'; \
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[$*]'; \
 	fi && touch $@
