@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from experiments.cli.command import Command
+from experiments.cli.command import PROGRAM, Command
 from experiments.config import ExperimentConfig, changed
 from experiments.config.loading import SHIPPED, load
 from experiments.run import interrupts
@@ -41,6 +41,21 @@ CAPTION = (
     "thin lines are seeds, thick lines their means. The training loss is the mean "
     "since the previous point, by batch statistics; the test accuracy is by running "
     "averages."
+)
+
+NEXT_STEPS = (
+    (
+        "Train a network with another setting; any field of its config can be changed.",
+        f"{PROGRAM} train digits_conv --optimizer.learning-rate 0.5",
+    ),
+    (
+        "Ask what is wrong with its batch norms, layer by layer.",
+        f"{PROGRAM} diagnose runs/digits_conv",
+    ),
+    (
+        "Put a claim to the test: batch norm allows higher learning rates.",
+        f"{PROGRAM} study learning_rate",
+    ),
 )
 
 
@@ -90,8 +105,10 @@ class Demo(Command):
             table=table,
             figures=pictures,
             command=command,
+            next_steps=NEXT_STEPS,
         )
         console.print(f"Report: {workdir / REPORT}", soft_wrap=True)
+        console.print("Next:", *(f"  {command}" for _, command in NEXT_STEPS), sep="\n")
 
 
 def _train_all(console: Console, workdir: Path) -> list[Outcome]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables on the console, and self-contained HTML pages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,8 +58,12 @@ def write_report(
     table: Table,
     figures: list[Picture],
     command: str,
+    next_steps: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Writes a page: a sentence, a table, figures, and the command that repeats it."""
+    """Writes a page: a sentence, a table, figures, and the command that repeats it.
+
+    Then what to try next, each step with its command.
+    """
     write_page(
         path,
         "report.html",
@@ -68,6 +72,7 @@ def write_report(
         table=table,
         figures=figures,
         command=command,
+        next_steps=next_steps,
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import experiments.cli.demo
-from experiments.cli.demo import Demo, Outcome, make_table
+from experiments.cli.demo import NEXT_STEPS, Demo, Outcome, make_table
 from experiments.run.metrics import Record, read_metrics
 
 pytestmark = pytest.mark.documents
@@ -40,6 +40,8 @@ def test_trains_writes_and_can_be_run_again(tmp_path, monkeypatch):
         assert [r.step for r in records] == [10, 20]
     page = (tmp_path / "report.html").read_text("utf-8")
     assert page.count("<svg") == 2
+    for _, command in NEXT_STEPS:
+        assert command in page and command in out.getvalue()
     for network in ("dense", "convolutional"):
         assert (tmp_path / f"{network}.svg").read_text("utf-8") in page
 

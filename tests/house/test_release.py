@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands beside the code says what the code says."""
+"""The citation and the hosted checks agree with the code."""
 
 import re
 from pathlib import Path
