@@ -25,12 +25,12 @@ from experiments.errors import SharedError
 from experiments.models import make_model
 from experiments.run.metrics import Record
 from experiments.train.checkpoints import Checkpoints, checksums
+from experiments.train.dry_run import DryRun, layers_of, memory_of
 from experiments.train.evaluation import Evaluation, with_average
 from experiments.train.memory import require_room, require_room_for
 from experiments.train.optimizers import learning_rate, make_optimizer
 from experiments.train.parallel import make_parallel, mapped
 from experiments.train.patience import Patience
-from experiments.train.plan import Plan, layers_of, memory_of
 from experiments.train.processes import require_same, together
 from experiments.train.steps import (
     Scores,
@@ -171,11 +171,11 @@ class Loop:
         tell("compiling the training step")
         self._compile()
 
-    def plan(self) -> Plan:
+    def dry_run(self) -> DryRun:
         """Returns what the run will be; takes a batch, so that no step may follow."""
         batch, state = next(self._stream), self._parallel.get_state(self._state)
         put = self._parallel.put_batch(batch)
-        return Plan(
+        return DryRun(
             len(self._dataset.train),
             len(self._dataset.test),
             layers_of(self._model, variables_of(state), batch.image[:2]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a plan of a run is shown: the network's table, memory, and the next batch."""
+"""How a dry run is shown: the network's table, memory, and the next batch."""
 
 from typing import TYPE_CHECKING
 
@@ -10,37 +10,37 @@ from experiments.run.report import Table, print_table
 
 if TYPE_CHECKING:
     from experiments.data import Batch
-    from experiments.train.plan import Plan
+    from experiments.train.dry_run import DryRun
 
 CLASSES = 20
 """In a batch of more classes, the examples of each are not counted."""
 
 
-def show_plan(console: Console, config: ExperimentConfig, plan: "Plan") -> None:
+def show_dry_run(console: Console, config: ExperimentConfig, dry: "DryRun") -> None:
     """Prints what the run will be."""
     steps, size = config.train.total_steps, config.data.batch_size
-    memory = ", ".join(f"{name} {_size(size)}" for name, size in plan.memory.items())
+    memory = ", ".join(f"{name} {_size(size)}" for name, size in dry.memory.items())
     console.print(
         f"{config.name}: {steps} steps of {size} examples, "
-        f"{steps * size / plan.num_train:.1f} epochs of {plan.num_train}; "
-        f"{plan.num_test} test examples.",
+        f"{steps * size / dry.num_train:.1f} epochs of {dry.num_train}; "
+        f"{dry.num_test} test examples.",
         soft_wrap=True,
         markup=False,
     )
-    print_table(console, _table(config, plan))
+    print_table(console, _table(config, dry))
     console.print(f"Memory of a device: {memory}.", soft_wrap=True)
-    console.print(_described(plan.batch), soft_wrap=True)
+    console.print(_described(dry.batch), soft_wrap=True)
 
 
-def _table(config: ExperimentConfig, plan: "Plan") -> Table:
-    params = sum(layer.num_params for layer in plan.layers)
-    statistics = sum(layer.num_statistics for layer in plan.layers)
+def _table(config: ExperimentConfig, dry: "DryRun") -> Table:
+    params = sum(layer.num_params for layer in dry.layers)
+    statistics = sum(layer.num_statistics for layer in dry.layers)
     return Table(
         ["layer", "kind", "output", "parameters", "statistics"],
         [
             [layer.path, layer.kind, layer.output]
             + [f"{n:,}" if n else "-" for n in (layer.num_params, layer.num_statistics)]
-            for layer in plan.layers
+            for layer in dry.layers
         ],
         f"{params:,} parameters and {statistics:,} running statistics in the layers "
         "that have any; outputs for two images.",
