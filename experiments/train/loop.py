@@ -28,18 +28,18 @@ from experiments.train.checkpoints import Checkpoints, checksums
 from experiments.train.dry_run import DryRun, layers_of, memory_of
 from experiments.train.evaluation import Evaluation, with_average
 from experiments.train.memory import require_room, require_room_for
-from experiments.train.optimizers import learning_rate, make_optimizer
+from experiments.train.optimizers import learning_rate
 from experiments.train.parallel import make_parallel, mapped
 from experiments.train.patience import Patience
 from experiments.train.processes import require_same, together
 from experiments.train.steps import (
     Scores,
-    Task,
     TrainState,
     init_state,
     train_step,
     variables_of,
 )
+from experiments.train.tasks import make_task
 from experiments.train.weights import initial_weights
 
 
@@ -137,16 +137,7 @@ class Loop:
             raise SharedError(str(error)) from error
         classes = self._dataset.num_classes
         self._model = make_model(config, classes)  # binds no axis
-        self._task = Task(
-            model=make_model(
-                config, classes, axis_name=parallel.axis_name, num_devices=num
-            ),
-            optimizer=make_optimizer(config.optimizer, config.train.total_steps),
-            label_smoothing=config.train.label_smoothing,
-            axis_name=parallel.axis_name,
-            sums_gradients=parallel.mode == "pmap",
-            average_decay=config.train.average_decay,
-        )
+        self._task = make_task(config, classes, parallel)
         self._train_step: Any = mapped(parallel, train_step, self._task)
         self._test = Evaluation(self._dataset.test, self._task, parallel)
         self._stream = train_batches(self._dataset.train, config.data, config.seed)
