@@ -54,7 +54,7 @@ check-hardware: ## compile for TPU and GPU, without either; STEPS=small takes tw
 	@$(MAKE) --no-print-directory VENV=$(VENV)-hardware compile-for-hardware
 
 # In an environment of its own: where libtpu is installed, JAX looks for a TPU.
-compile-for-hardware: $(VENV)/.hardware
+compile-for-hardware: $(VENV)/.check-hardware
 	TPU_SKIP_MDS_QUERY=1 JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 \
 	  XLA_FLAGS=--xla_gpu_autotune_level=0 \
 	  $(BIN)/python -m pytest -m hardware tests/hardware

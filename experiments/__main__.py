@@ -31,6 +31,7 @@ from experiments.cli.evaluate import Evaluate
 from experiments.cli.export import Export
 from experiments.cli.lab import Lab
 from experiments.cli.launch import Launch
+from experiments.cli.plan import Plan
 from experiments.cli.predict import Predict
 from experiments.cli.report import Report
 from experiments.cli.study import Study
@@ -46,6 +47,7 @@ COMMANDS: dict[str, type[Command]] = {
     "diagnose": Diagnose,
     "export": Export,
     "launch": Launch,
+    "plan": Plan,
     "study": Study,
     "lab": Lab,
     "bench": Bench,
@@ -58,6 +60,7 @@ EXAMPLES = (
     "train digits_dense --optimizer.learning-rate 0.01",
     "train digits_conv --parallel.num-devices 4",
     "predict runs/digits_conv photo.png",
+    "plan imagenet_resnet50 --hardware v5e:4x4",
     "study learning_rate",
     "bench bench_layer --rounds 50",
 )

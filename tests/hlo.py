@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts, in a compiled program, the reads and writes of full-size tensors."""
 
-import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
-# What only renames a buffer, and the loop that does not run: see `_core/statistics.py`.
-FREE = {"parameter", "tuple", "bitcast", "get-tuple-element", "constant", "while"}
-COLLECTIVES = {"all-reduce", "all-gather", "collective-permute", "all-to-all"}
+from experiments.hardware.hlo import (
+    COLLECTIVES,
+    FREE,
+    Instruction,
+    computations,
+    outside_loops,
+    sizes_of,
+)
+
 # What reads a few rows of its operand.
 ROWS = {"slice", "dynamic-slice", "gather"}
-
-INSTRUCTION = re.compile(
-    r"\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(([^)]*)\)(.*)"
-)
 
 
 class Passes(NamedTuple):
@@ -24,42 +25,6 @@ class Passes(NamedTuple):
 
     reads: int
     writes: int
-
-
-class Instruction(NamedTuple):
-    """One line of HLO."""
-
-    name: str
-    type: str
-    op: str
-    arguments: str
-    attributes: str
-
-    @property
-    def operands(self) -> list[str]:
-        return re.findall(r"%([\w.\-]+)", self.arguments)
-
-
-def computations(text: str) -> dict[str, list[Instruction]]:
-    """The instructions of each computation of an HLO module; the entry is "ENTRY"."""
-    result: dict[str, list[Instruction]] = {}
-    name = ""
-    for line in text.splitlines():
-        header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-        if header:
-            name = "ENTRY" if header[1] else header[2]
-            result[name] = []
-        elif match := INSTRUCTION.match(line):
-            result[name].append(Instruction(*match.groups()))
-    return result
-
-
-def sizes_of(type_: str) -> list[int]:
-    """The number of elements of each array in an HLO type."""
-    return [
-        math.prod(int(extent) for extent in shape.split(",") if extent)
-        for shape in re.findall(r"\w+\[([\d,]*)\]", type_)
-    ]
 
 
 def elements(type_: str) -> int:
@@ -121,23 +86,6 @@ def after_braces(text: str, start: int) -> int:
             return end
 
 
-def outside_loops(compiled: str) -> list[Instruction]:
-    """The instructions of a compiled program but for those of its loops."""
-    bodies = computations(compiled)
-    called = r"(?:condition|body)=%?([\w.\-]+)"
-    loops = [
-        name
-        for body in bodies.values()
-        for one in body
-        if one.op == "while"
-        for name in re.findall(called, one.attributes)
-    ]
-    left_out = reachable(bodies, loops)
-    return [
-        one for name, body in bodies.items() if name not in left_out for one in body
-    ]
-
-
 def collectives(compiled: str) -> list[int]:
     """How many numbers each collective of a compiled program sends, loops apart."""
     return [
@@ -145,16 +93,3 @@ def collectives(compiled: str) -> list[int]:
         for one in outside_loops(compiled)
         if one.op.removesuffix("-start") in COLLECTIVES
     ]
-
-
-def reachable(bodies: dict[str, list[Instruction]], names: list[str]) -> set[str]:
-    """The computations that these call, and these."""
-    found: set[str] = set()
-    while names:
-        name = names.pop()
-        if name in found or name not in bodies:
-            continue
-        found.add(name)
-        for one in bodies[name]:
-            names += re.findall(r"=%?([\w.\-]+)", one.attributes)
-    return found

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from experiments.cli.command import ConfigCommand, Flag
-from experiments.cli.plan import show_plan
+from experiments.cli.dry_run import show_dry_run
 from experiments.cli.report import Shown, write_runs
 from experiments.config import ExperimentConfig
 from experiments.config.identity import fields_of
@@ -118,7 +118,7 @@ class Train(ConfigCommand):
                 # Before the end of the checkpoints too, which would wait for the lost.
                 with lost(), contextlib.closing(checkpoints), lost():
                     if self.dry_run:
-                        _show_plan(console, config, folder, checkpoints)
+                        _show_dry_run(console, config, folder, checkpoints)
                         return 0
                     config = _train(
                         console,
@@ -215,7 +215,7 @@ def _tell(bar: ProgressBar, name: str, doing: str) -> None:
     bar.line(f"{name}: {doing}")
 
 
-def _show_plan(
+def _show_dry_run(
     console: Console,
     config: ExperimentConfig,
     folder: RunFolder | None,
@@ -226,9 +226,9 @@ def _show_plan(
 
     with ProgressBar(console, None, config.name) as bar:
         loop = Loop(config, checkpoints, functools.partial(_tell, bar, config.name))
-        plan = loop.plan()
+        dry = loop.dry_run()
     print_notes(console, [*(folder.notes if folder else ()), *loop.notes])
-    show_plan(console, loop.config, plan)
+    show_dry_run(console, loop.config, dry)
     start = checkpoints.latest
     begins = "begin at step 0" if start is None else f"resume after step {start}"
     console.print("Nothing was written. Without --dry-run, this would " + begins + ".")

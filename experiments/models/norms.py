@@ -23,10 +23,7 @@ def make_norm(
     config: NormConfig, axis_name: str | None, virtual_batch_size: int | None
 ) -> Norm:
     """Returns the constructor of the norm that the config names."""
-    affine = {
-        "use_scale": config.affine in ("both", "scale"),
-        "use_bias": config.affine in ("both", "bias"),
-    }
+    affine = _affine(config)
     match config.kind:
         case "none":
             return no_norm
@@ -51,7 +48,39 @@ def make_norm(
         unbiased=config.unbiased,
         **affine,
     )
-    norm = functools.partial(of_the_batch, module)
+    return _as_configured(config, functools.partial(of_the_batch, module))
+
+
+def make_norm_of_flax(config: NormConfig, axis_name: str | None, dtype: str) -> Norm:
+    """Returns the constructor of Flax's batch norm in the same place, to compare with.
+
+    Args:
+        config: of kind batch. Flax has no counterpart of `debias`, `unbiased` and
+            groups of examples.
+        axis_name: the mapped axis that shards the batch, if a step is mapped.
+        dtype: of the computation, which jaxbn's takes from its input.
+    """
+    module = functools.partial(
+        nn.BatchNorm,
+        momentum=config.momentum,
+        epsilon=config.epsilon,
+        axis_name=axis_name,
+        dtype=dtype,
+        **_affine(config),
+    )
+    return _as_configured(config, functools.partial(of_the_batch_of_flax, module))
+
+
+def _affine(config: NormConfig) -> dict[str, bool]:
+    """Returns what is learned, as the modules take it."""
+    return {
+        "use_scale": config.affine in ("both", "scale"),
+        "use_bias": config.affine in ("both", "bias"),
+    }
+
+
+def _as_configured(config: NormConfig, norm: Norm) -> Norm:
+    """Returns the norm of the batch with what the config puts around it."""
     if config.affine == "fixed":
         norm = functools.partial(scaled, norm, config.fixed_scale)
     if config.ignore_mask:
@@ -97,6 +126,19 @@ def of_the_batch(
     """Makes a norm over the examples that count."""
     norm = module(use_running_average=use_running_average, **fields)
     return functools.partial(norm, mask=mask)
+
+
+def of_the_batch_of_flax(
+    module: Callable[..., nn.Module], *, use_running_average: bool, mask: Any, **fields
+) -> Callable:
+    """Makes the same of Flax's norm, whose mask needs the rank of the input."""
+    norm: Callable = module(use_running_average=use_running_average, **fields)
+
+    def apply(x: Array) -> Array:
+        rows = None if mask is None else mask.reshape(-1, *[1] * (x.ndim - 1))
+        return norm(x, mask=rows)
+
+    return apply
 
 
 def ignoring_the_mask(norm: Norm, *, mask: Any, **fields) -> Callable:

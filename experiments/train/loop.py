@@ -25,21 +25,21 @@ from experiments.errors import SharedError
 from experiments.models import make_model
 from experiments.run.metrics import Record
 from experiments.train.checkpoints import Checkpoints, checksums
+from experiments.train.dry_run import DryRun, layers_of, memory_of
 from experiments.train.evaluation import Evaluation, with_average
 from experiments.train.memory import require_room, require_room_for
-from experiments.train.optimizers import learning_rate, make_optimizer
+from experiments.train.optimizers import learning_rate
 from experiments.train.parallel import make_parallel, mapped
 from experiments.train.patience import Patience
-from experiments.train.plan import Plan, layers_of, memory_of
 from experiments.train.processes import require_same, together
 from experiments.train.steps import (
     Scores,
-    Task,
     TrainState,
     init_state,
     train_step,
     variables_of,
 )
+from experiments.train.tasks import make_task
 from experiments.train.weights import initial_weights
 
 
@@ -137,16 +137,7 @@ class Loop:
             raise SharedError(str(error)) from error
         classes = self._dataset.num_classes
         self._model = make_model(config, classes)  # binds no axis
-        self._task = Task(
-            model=make_model(
-                config, classes, axis_name=parallel.axis_name, num_devices=num
-            ),
-            optimizer=make_optimizer(config.optimizer, config.train.total_steps),
-            label_smoothing=config.train.label_smoothing,
-            axis_name=parallel.axis_name,
-            sums_gradients=parallel.mode == "pmap",
-            average_decay=config.train.average_decay,
-        )
+        self._task = make_task(config, classes, parallel)
         self._train_step: Any = mapped(parallel, train_step, self._task)
         self._test = Evaluation(self._dataset.test, self._task, parallel)
         self._stream = train_batches(self._dataset.train, config.data, config.seed)
@@ -171,11 +162,11 @@ class Loop:
         tell("compiling the training step")
         self._compile()
 
-    def plan(self) -> Plan:
+    def dry_run(self) -> DryRun:
         """Returns what the run will be; takes a batch, so that no step may follow."""
         batch, state = next(self._stream), self._parallel.get_state(self._state)
         put = self._parallel.put_batch(batch)
-        return Plan(
+        return DryRun(
             len(self._dataset.train),
             len(self._dataset.test),
             layers_of(self._model, variables_of(state), batch.image[:2]),

@@ -54,12 +54,7 @@ def require_room_for(
     analysis = compiled.memory_analysis()
     if analysis is None:  # some backends have none
         return
-    size = (
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        + analysis.temp_size_in_bytes
-        - analysis.alias_size_in_bytes
-    )
+    size = peak_of(analysis)
     room, where, sharing = _room(devices)
     if sharing * size > room:
         times = f"{sharing} x " if sharing > 1 else ""
@@ -69,6 +64,16 @@ def require_room_for(
             f"{where} has {decimal(room)}; make {smaller} smaller, or take fewer "
             "devices of a CPU."
         )
+
+
+def peak_of(analysis: Any) -> int:
+    """Returns the bytes of a device that a compiled step takes, makes and needs."""
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        + analysis.temp_size_in_bytes
+        - analysis.alias_size_in_bytes
+    )
 
 
 def _room(devices: Sequence[Any]) -> tuple[int, str, int]:

@@ -6,7 +6,7 @@ numbers are the same. States are replicated; batches are sharded along their exa
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -113,10 +113,13 @@ def make_parallel(config: ParallelConfig) -> Parallel:
             f"`parallel.num_devices` must be {len(devices)}, all devices of the "
             f"{jax.process_count()} processes, got {num}; leave it out."
         )
-    mesh = jax.make_mesh(
-        (num,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:num]
-    )
-    return Parallel(config.mode, mesh)
+    return Parallel(config.mode, make_mesh(devices[:num]))
+
+
+def make_mesh(devices: Sequence[Any]) -> Mesh:
+    """Returns the mesh of all these devices."""
+    axes = (len(devices),), (AXIS,)
+    return jax.make_mesh(*axes, axis_types=(AxisType.Auto,), devices=devices)
 
 
 def make_devices(num: int | None) -> None:

@@ -5,7 +5,6 @@
 budget. All figures are predictions from compiled programs, as ratios to Flax's.
 """
 
-import re
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,19 +14,21 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from tests import hlo
+from experiments.hardware import hlo
+from experiments.hardware.programs import compiled_for
+from experiments.hardware.targets import find
 from tests.hardware import networks
 from tests.hardware.networks import FLAX, FUSED, OUTSIDE
-from tests.hardware.targets import DEVICES, compiled, num_bytes
 
-TPU = {"Mcycles": 1.005, "temp GB": 1.005}
+TPU, GPU = "v5e:2x2", "h200:1"  # one device of the first
+ON_TPU = {"Mcycles": 1.005, "temp GB": 1.005}
 F32, BF16 = jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)
 
 
 class Step(NamedTuple):
     """A training step, and the most that each figure may be of Flax's."""
 
-    device: str
+    hardware: str
     network: Callable
     dtype: jnp.dtype
     batch: int
@@ -36,7 +37,8 @@ class Step(NamedTuple):
     @property
     def title(self) -> str:
         name = self.network.__name__.replace("_", " ")
-        return f"{DEVICES[self.device]}, {name}, {self.dtype.name}, batch {self.batch}"
+        device = self.hardware.partition(":")[0]
+        return f"one {device}, {name}, {self.dtype.name}, batch {self.batch}"
 
 
 def gpu(gigabytes: float, temp: float = 1.0) -> dict[str, float]:
@@ -44,17 +46,17 @@ def gpu(gigabytes: float, temp: float = 1.0) -> dict[str, float]:
 
 
 SMALL = (
-    Step("tpu", networks.bottleneck, F32, 64, TPU),
-    Step("tpu", networks.bottleneck, BF16, 128, TPU),
+    Step(TPU, networks.bottleneck, F32, 64, ON_TPU),
+    Step(TPU, networks.bottleneck, BF16, 128, ON_TPU),
     # Of its blocks more have a projection than of those of ResNet-50, which cost more.
-    Step("cuda", networks.one_a_stage, F32, 64, gpu(1.0, temp=1.005)),
-    Step("cuda", networks.one_a_stage, BF16, 64, gpu(0.95, temp=1.01)),
+    Step(GPU, networks.one_a_stage, F32, 64, gpu(1.0, temp=1.005)),
+    Step(GPU, networks.one_a_stage, BF16, 64, gpu(0.95, temp=1.01)),
 )
 LARGE = (
-    Step("tpu", networks.one_a_stage, F32, 64, TPU),
-    Step("tpu", networks.one_a_stage, BF16, 256, TPU),
-    Step("cuda", networks.resnet50, BF16, 256, gpu(0.93)),
-    Step("cuda", networks.resnet50, F32, 256, gpu(0.96)),
+    Step(TPU, networks.one_a_stage, F32, 64, ON_TPU),
+    Step(TPU, networks.one_a_stage, BF16, 256, ON_TPU),
+    Step(GPU, networks.resnet50, BF16, 256, gpu(0.93)),
+    Step(GPU, networks.resnet50, F32, 256, gpu(0.96)),
 )
 
 
@@ -62,35 +64,14 @@ def figures(step: Step, norm: str) -> dict[str, float]:
     """Compiles the step with a norm."""
     network, shape = step.network(norm, step.dtype, step.batch)
     function, shapes = networks.training_step(network, shape, step.dtype)
-    program = compiled(step.device, function, shapes, donate=(0, 1, 2))
+    target = find(step.hardware)
+    program = compiled_for(target, function, shapes, donate=(0, 1, 2))
     temp = program.memory_analysis().temp_size_in_bytes / 1e9
     text = program.as_text()
-    if step.device == "tpu":
-        return {"Mcycles": cycles(text) / 1e6, "temp GB": temp}
+    if step.hardware == TPU:
+        return {"Mcycles": hlo.cycles(text) / 1e6, "temp GB": temp}
     kernels = [i for i in hlo.computations(text)["ENTRY"] if i.op not in hlo.FREE]
-    return {"GB": traffic(text) / 1e9, "kernels": len(kernels), "temp GB": temp}
-
-
-def cycles(compiled: str) -> int:
-    """The cycles that the TPU's compiler estimates, loops that may not run apart."""
-    found = [
-        int(number)
-        for one in hlo.outside_loops(compiled)
-        for number in re.findall(r'"estimated_cycles":"(\d+)"', one.attributes)
-    ]
-    assert found
-    return sum(found)
-
-
-def traffic(compiled: str) -> int:
-    """The bytes of the operands and results of all kernels."""
-    entry = hlo.computations(compiled)["ENTRY"]
-    types = {i.name: i.type for i in entry}
-    return sum(
-        num_bytes(i.type) + sum(num_bytes(types[name]) for name in i.operands)
-        for i in entry
-        if i.op not in hlo.FREE
-    )
+    return {"GB": hlo.traffic(text) / 1e9, "kernels": len(kernels), "temp GB": temp}
 
 
 def main(steps: tuple[Step, ...]) -> int:

@@ -11,9 +11,11 @@ import pytest
 from jax import lax
 
 import jaxbn
+from experiments.hardware import hlo
+from experiments.hardware.programs import compiled_for
+from experiments.hardware.targets import find
 from jaxbn._core import xla
-from tests.hardware.budgets import cycles, traffic
-from tests.hardware.targets import compiled
+from tests.hardware.budgets import GPU, TPU
 
 pytestmark = pytest.mark.hardware
 
@@ -55,12 +57,12 @@ def blocks(x, kernel, scale, bias):
 
 def on_tpu(step, shapes):
     jax.clear_caches()  # a spelling may have been replaced
-    return cycles(compiled("tpu", step, shapes).as_text())
+    return hlo.cycles(compiled_for(find(TPU), step, shapes).as_text())
 
 
 def on_gpu(step, shapes):
     jax.clear_caches()
-    return traffic(compiled("cuda", step, shapes).as_text())
+    return hlo.traffic(compiled_for(find(GPU), step, shapes).as_text())
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_a_gpu_waits_for_no_loop(monkeypatch):
 
     def loops():
         jax.clear_caches()
-        program = compiled("cuda", gradients(blocks), shapes).as_text()
+        program = compiled_for(find(GPU), gradients(blocks), shapes).as_text()
         return program.count(" while(")
 
     assert loops() == 0

@@ -41,6 +41,7 @@ LABORATORY = [  # likewise
     "models",
     "run",
     "train",
+    "hardware",
     "lab",
     "bench",
     "cli",

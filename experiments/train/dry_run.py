@@ -21,7 +21,7 @@ class Layer(NamedTuple):
     num_statistics: int
 
 
-class Plan(NamedTuple):
+class DryRun(NamedTuple):
     """What a run will be."""
 
     num_train: int

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles for a target, and collects what the compiler tells of the program."""
+
+import collections
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from experiments.hardware import hlo
+from experiments.hardware.targets import Target
+from experiments.train.memory import peak_of
+
+TOO_LARGE = re.compile(
+    r"RESOURCE_EXHAUSTED.*?([\d.]+[KMGT]?)\)? (?:exceeds available HBM \(|of )"
+    r"([\d.]+[KMGT]?)",
+    re.DOTALL,
+)
+"""How libtpu says what a program needs, and what it may use."""
+
+
+class Costs(NamedTuple):
+    """What a compiled program takes, on each device."""
+
+    arguments: int  # bytes
+    outputs: int
+    temp: int
+    peak: int
+    traffic: float  # bytes that kernels read and write
+    cycles: int | None  # that the compiler of a TPU estimates
+    collectives: dict[str, tuple[int, int]]
+    """The number of each kind, and the bytes that a device gives to them together."""
+
+
+class TooLarge(NamedTuple):
+    """The compiler found no room for the program."""
+
+    needed: str
+    room: str
+
+
+def compiled_for(
+    target: Target, function: Callable, shapes: Any, *, donate: tuple[int, ...] = ()
+) -> jax.stages.Compiled:
+    """Returns the program of a function for one device of the target.
+
+    Args:
+        target: the hardware.
+        function: of the shapes.
+        shapes: a tuple of trees of what has shape and dtype.
+        donate: the arguments that the program may overwrite.
+    """
+    sharding = SingleDeviceSharding(target.devices[0])
+    shapes = with_sharding(shapes, sharding)
+    jitted = jax.jit(function, donate_argnums=donate)
+    return lowered(jitted, target, *shapes).compile(target.options)
+
+
+def with_sharding(shapes: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Returns the same tree of shapes, each on its devices."""
+    return jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
+    )
+
+
+def lowered(jitted: Any, target: Target, *shapes: Any) -> jax.stages.Lowered:
+    """Returns what the target's compiler takes."""
+    return jitted.trace(*shapes).lower(lowering_platforms=(target.platform,))
+
+
+def costs_of(target: Target, step: jax.stages.Lowered) -> Costs | TooLarge:
+    """Compiles the step, and returns what it takes."""
+    try:
+        program = step.compile(target.options)
+    except jax.errors.JaxRuntimeError as error:
+        found = TOO_LARGE.search(str(error))
+        if found is None:
+            raise
+        return TooLarge(*found.groups())
+    text, used = program.as_text() or "", program.memory_analysis()
+    assert used is not None
+    on_tpu = target.platform == "tpu"
+    analysis: Any = program.cost_analysis() if on_tpu else None
+    return Costs(
+        used.argument_size_in_bytes,
+        used.output_size_in_bytes,
+        used.temp_size_in_bytes,
+        peak_of(used),
+        analysis["bytes accessed"] if analysis else hlo.traffic(text),
+        hlo.cycles(text) if on_tpu else None,
+        collectives_of(text),
+    )
+
+
+def collectives_of(compiled: str) -> dict[str, tuple[int, int]]:
+    """Returns the number of each kind, and the bytes of their operands, loops apart."""
+    found: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
+    instructions = hlo.outside_loops(compiled)
+    types = {one.name: one.type for one in instructions}
+    for one in instructions:
+        kind = one.op.removesuffix("-start")
+        if kind in hlo.COLLECTIVES:
+            num, size = found[kind]
+            found[kind] = (
+                num + 1,
+                size + sum(hlo.num_bytes(types[name]) for name in one.operands),
+            )
+    return dict(found)
