@@ -227,7 +227,9 @@ class OptimizerConfig:
     add it to the gradient, adamw and lars apply it in their own way; adam and rmsprop
     have none."""
     accumulate_steps: int = 1
-    """Batches whose gradients are averaged into one update, at least 1."""
+    """Batches whose gradients are averaged into one update, at least 1. The update
+    moves the running statistics too, once, by the moments of all these batches; each
+    batch is normalized by its own. What the last step leaves of an update is lost."""
     clip_norm: float | None = None
     """Largest norm of an update's gradient, over all parameters together, > 0: a longer
     one is scaled down to it, before weight decay and optimizer. None: any norm."""

@@ -62,8 +62,8 @@ def with_statistics_of(exact: Task, state: TrainState, train: Batch) -> TrainSta
     One forward pass over all examples at once, with momentum 0: each layer sees what
     the layers below it return when normalized by the same examples.
     """
-    empty = init_state(exact, train.image[:2], 0).batch_stats
-    variables = {"params": state.params, "batch_stats": empty}
+    empty = init_state(exact, train.image[:2], 0)
+    variables = variables_of(empty) | {"params": state.params}
     _, updates = training_forward(exact.model, variables, train, jax.random.key(0))
     return state._replace(batch_stats=updates.get("batch_stats", {}))
 

@@ -184,6 +184,13 @@ class Checkpoints:
         assert step is not None
         data = self._data(step)  # first: the arrays of another network do not fit
         self._check_belongs(step, data, examples)
+        wanted = {name for name, _ in _named(like) if name.startswith("batch_stats/")}
+        if not wanted <= {*data[CHECKSUMS]}:
+            raise UserError(
+                f"checkpoint `{self._folder / str(step)}` is of an older version, "
+                "whose running statistics moved at each batch, not at each update of "
+                "optimizer.accumulate_steps batches; start again with --overwrite."
+            )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self._state(step, abstract, data[CHECKSUMS]), data
 
@@ -311,13 +318,18 @@ class Checkpoints:
 def checksums(state: TrainState) -> dict[str, str]:
     """Returns a digest of each array by its path, such as `params/Dense_0/kernel`."""
     found = {}
-    for path, leaf in jax.tree.leaves_with_path(state):
+    for name, leaf in _named(state):
         if isinstance(leaf, jax.Array):
             leaf = leaf.addressable_data(0)  # all devices hold the same
         data = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
         found[name] = hashlib.blake2b(data.data, digest_size=8).hexdigest()
     return found
+
+
+def _named(state: TrainState) -> list[tuple[str, Any]]:
+    """Returns the arrays with their paths."""
+    keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return [(keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(state)]
 
 
 def _signed(data: dict[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,6 @@ def diagnose(run: SavedRun, num_batches: int) -> Any:
         run.variables,
         batches,
         infer=infer,
-        steps=run.step,
+        steps=run.step // config.optimizer.accumulate_steps,  # statistics move then
         decay_mask=is_kernel if decay else False,
     )

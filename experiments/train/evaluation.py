@@ -21,6 +21,7 @@ from experiments.train.steps import (
     Task,
     TrainState,
     eval_step,
+    running_stats,
     training_forward,
     variables_of,
 )
@@ -44,12 +45,13 @@ class Evaluation:
     def require_room(self, state: TrainState) -> None:
         """Compiles, and requires that the memory suffices."""
         batch = next(iter(self._on_devices or self._batches()))
-        compiled = self._step.lower(state, batch).compile()
+        compiled = self._step.lower(_committed(state), batch).compile()
         devices = self._parallel.local_devices
         require_room_for(compiled, devices, "an evaluation", smaller="model.hidden")
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Returns the means of the measures over all examples."""
+        state = _committed(state)
         batches = self._batches() if self._on_devices is None else self._on_devices
         found = [self._parallel.get_scores(self._step(state, b)) for b in batches]
         total = sum(float(scores.count) for scores in found)
@@ -64,6 +66,14 @@ class Evaluation:
     def _batches(self) -> Iterator[Batch]:
         for batch in EvalBatches(self._source, self._batch_size):
             yield self._parallel.put_batch(batch)
+
+
+def _committed(state: TrainState) -> TrainState:
+    """Returns the state with running statistics alone, as averaged weights have them.
+
+    So that one program scores both.
+    """
+    return state._replace(batch_stats=running_stats(state.batch_stats))
 
 
 def with_average(model: nn.Module, state: TrainState, source: Source) -> TrainState:

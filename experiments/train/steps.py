@@ -2,6 +2,7 @@
 """The pure steps on a state: one of training, one of evaluation."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,8 @@ from jax import lax
 
 from experiments.data import Batch
 from experiments.train.optimizers import is_kernel
+from jaxbn import RunningStats
+from jaxbn.linen import begin_accumulation, commit
 
 TOP = 5
 
@@ -21,7 +24,7 @@ class TrainState(NamedTuple):
 
     step: jax.Array
     params: Any
-    batch_stats: Any
+    batch_stats: Any  # they accumulate where gradients do; see `running_stats`
     opt_state: optax.OptState
     rng: jax.Array  # raw key of the run; each step folds its number in
     average: Any  # of the parameters; empty unless `Task.average_decay` is set
@@ -58,11 +61,12 @@ def init_state(task: Task, image: Any, seed: Any, init_scale: Any = 1.0) -> Trai
         variables["params"],
         is_kernel(variables["params"]),
     )
+    opt_state = task.optimizer.init(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=task.optimizer.init(params),
+        batch_stats=before_update(variables.get("batch_stats", {}), opt_state),
+        opt_state=opt_state,
         rng=jax.random.key_data(jax.random.key(seed)),
         average={} if task.average_decay is None else params,
     )
@@ -97,7 +101,8 @@ def train_step(
     """Takes one step: batch statistics, gradient, update.
 
     The gradient's norm is over all parameters together, before it is clipped; where
-    gradients are accumulated, that of this batch alone.
+    gradients are accumulated, that of this batch alone. There the running
+    statistics move with the parameters, by all batches of the update.
     """
     count = _count(batch, task.axis_name)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
@@ -113,6 +118,7 @@ def train_step(
         gradient = lax.psum(gradient, task.axis_name)
     updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    batch_stats = _after_update(batch_stats, opt_state)
     average = state.average
     if task.average_decay is not None:
         average = optax.incremental_update(params, average, 1 - task.average_decay)
@@ -134,7 +140,44 @@ def eval_step(task: Task, state: TrainState, batch: Batch) -> Scores:
 
 def variables_of(state: TrainState) -> dict[str, Any]:
     """Returns the variables that the model is applied with."""
-    return {"params": state.params, "batch_stats": state.batch_stats}
+    return {"params": state.params, "batch_stats": running_stats(state.batch_stats)}
+
+
+def running_stats(batch_stats: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the running statistics alone, without what batches have accumulated."""
+    return {
+        name: running_stats(value) if isinstance(value, Mapping) else value
+        for name, value in batch_stats.items()
+        if isinstance(value, Mapping) or name in RunningStats._fields
+    }
+
+
+def before_update(batch_stats: Any, opt_state: optax.OptState) -> Any:
+    """Returns running statistics as a step takes them: they accumulate if it does."""
+    if not batch_stats or _num_accumulated(opt_state) is None:
+        return batch_stats
+    return begin_accumulation(jax.tree.map(jnp.asarray, batch_stats))
+
+
+def _after_update(batch_stats: Any, opt_state: optax.OptState) -> Any:
+    """Commits what has accumulated, and begins afresh, where the optimizer has."""
+    num = _num_accumulated(opt_state)
+    if not batch_stats or num is None:
+        return batch_stats
+    # A select, not a branch: it is the same under `vmap`, and on every device.
+    return jax.tree.map(
+        functools.partial(jnp.where, num == 0),
+        begin_accumulation(commit(batch_stats)),
+        batch_stats,
+    )
+
+
+def _num_accumulated(opt_state: optax.OptState) -> Any:
+    """Returns of how many batches the optimizer holds gradients, None if of none ever.
+
+    After the last batch of an update that is 0 again.
+    """
+    return optax.tree.get(opt_state, "mini_step")
 
 
 def _count(batch: Batch, axis_name: str | None) -> jax.Array:

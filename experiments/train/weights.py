@@ -25,7 +25,7 @@ from experiments.run.folder import WEIGHTS, write_atomically
 from experiments.run.provenance import provenance
 from experiments.train import saved
 from experiments.train.saved import SavedRun, differences, flat
-from experiments.train.steps import TrainState, variables_of
+from experiments.train.steps import TrainState, before_update, variables_of
 
 SUFFIX = ".safetensors"
 LAYOUT = "variables of a Flax Linen module; a name is a path joined by dots"
@@ -105,7 +105,7 @@ def initial_weights(source: Path, like: TrainState) -> tuple[TrainState, str]:
     params = variables["params"]
     state = like._replace(
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
+        batch_stats=before_update(variables.get("batch_stats", {}), like.opt_state),
         average=params if like.average else like.average,
     )
     text = f"Starting from {origin}: {len(taken)} of {len(ours)} arrays."
