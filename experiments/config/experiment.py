@@ -63,7 +63,8 @@ class DataConfig:
     before training, and what is dropped of them is listed."""
     path: str | None = None
     """The folder of the files; not for digits. For mnist, fashion_mnist, cifar10 and
-    cifar100 they may be in a folder below it that is not hidden."""
+    cifar100 they may be in a folder below it that is not hidden. fashion_mnist needs
+    none where Debian's package `dataset-fashion-mnist` is installed."""
     batch_size: int = 64
     """Examples per step, over all devices and processes, at least 1."""
     num_train: int | None = None
@@ -95,7 +96,8 @@ class DataConfig:
         if self.name == "digits":
             rule, fits = "left out for digits", self.path is None
         else:
-            rule, fits = f"the folder of the {self.name} files", self.path is not None
+            rule = f"the folder of the {self.name} files"
+            fits = self.path is not None or self.name == "fashion_mnist"
         require(fits, "data.path", rule, self.path)
         size, fix = self.image_size, ""
         if self.name == "image_folder":

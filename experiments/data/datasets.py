@@ -46,7 +46,7 @@ def _load(config: DataConfig) -> Dataset:
     elif config.name in cifar.VERSIONS:
         dataset = cifar.load(folder, config.name)
     else:
-        dataset = idx.load(folder, config.name)
+        dataset = idx.load(None if config.path is None else folder, config.name)
     for part, source in (("training", dataset.train), ("test", dataset.test)):
         if len(source) == 0:
             raise UserError(
