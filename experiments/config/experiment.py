@@ -21,6 +21,7 @@ USED_BY = {
     "dropout": ("dense", "conv"),
     "step_statistics": ("step_gru",),
     "convolution": ("conv",),
+    "width": ("resnet18", "resnet34", "resnet50", "resnet101"),
 }
 """The fields of `ModelConfig` that only some networks have."""
 MOST_THREADS = 256
@@ -63,11 +64,14 @@ class DataConfig:
     before training, and what is dropped of them is listed."""
     path: str | None = None
     """The folder of the files; not for digits. For mnist, fashion_mnist, cifar10 and
-    cifar100 they may be in a folder below it that is not hidden."""
+    cifar100 they may be in a folder below it that is not hidden. fashion_mnist needs
+    none where Debian's package `dataset-fashion-mnist` is installed."""
     batch_size: int = 64
     """Examples per step, over all devices and processes, at least 1."""
     num_train: int | None = None
     """Number of training examples, the first ones, at least 1; None: all."""
+    num_test: int | None = None
+    """Number of test examples, the first ones, at least 1; None: all."""
     num_empty: int = 0
     """Rows at the end of each training batch that are left empty, as padding, at least
     0 and fewer than batch_size."""
@@ -75,6 +79,9 @@ class DataConfig:
     """Height and width, at least 8: for image_folder, and for tfds where the images
     differ in size. In training a random crop is resized to it, in evaluation the middle
     of the image."""
+    downsample: int = 1
+    """Factor by which height and width shrink, at least 1 and a divisor of both: a
+    pixel is the mean of a square of this size. Not for image_folder and tfds."""
     crop_padding: int = 0
     """Augmentation: pad each training image by this many pixels and crop it at a random
     place, at least 0 and fewer than its height and its width."""
@@ -85,8 +92,8 @@ class DataConfig:
 
     def __post_init__(self):
         """Checks the ranges."""
-        least = {"batch_size": 1, "num_train": 1, "crop_padding": 0, "num_threads": 1}
-        require_at_least(self, "data.", **least)
+        least = ("batch_size", "num_train", "num_test", "downsample", "num_threads")
+        require_at_least(self, "data.", **dict.fromkeys(least, 1), crop_padding=0)
         rule, threads = f"at most {MOST_THREADS}", self.num_threads
         require(threads <= MOST_THREADS, "data.num_threads", rule, threads)
         empty, size = self.num_empty, self.batch_size
@@ -95,7 +102,8 @@ class DataConfig:
         if self.name == "digits":
             rule, fits = "left out for digits", self.path is None
         else:
-            rule, fits = f"the folder of the {self.name} files", self.path is not None
+            rule = f"the folder of the {self.name} files"
+            fits = self.path is not None or self.name == "fashion_mnist"
         require(fits, "data.path", rule, self.path)
         size, fix = self.image_size, ""
         if self.name == "image_folder":
@@ -106,6 +114,9 @@ class DataConfig:
             rule, fits = f"left out for {self.name}", size is None
             fix = "it applies to image_folder and tfds only"
         require(fits, "data.image_size", rule, size, fix=fix)
+        rule, fix = f"1 for {self.name}", "data.image_size sets the size of its images"
+        fits = self.downsample == 1 or self.name not in ("image_folder", "tfds")
+        require(fits, "data.downsample", rule, self.downsample, fix=fix)
 
 
 @config("model.")
@@ -138,6 +149,9 @@ class ModelConfig:
     convolution: Literal["xla", "patches"] = "xla"
     """How conv is computed: by XLA's convolution, or by a product of patches and
     kernel, which is faster for small images on a CPU."""
+    width: int = 64
+    """Channels of the first stage of resnet..., at least 1; each next one doubles
+    them."""
 
     def __post_init__(self):
         """Checks the ranges."""
@@ -148,7 +162,8 @@ class ModelConfig:
         require_below_limit("model.hidden", hidden)
         rule, num = f"at most {MOST_LAYERS} numbers", len(hidden or ())
         require(num <= MOST_LAYERS, "model.hidden", rule, f"{num} numbers")
-        require_at_least(self, "model.", depth=2)
+        require_at_least(self, "model.", depth=2, width=1)
+        require_below_limit("model.width", (self.width,))
         rule, depth = f"at most {MOST_LAYERS}", self.depth
         require(depth <= MOST_LAYERS, "model.depth", rule, depth)
         require(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)

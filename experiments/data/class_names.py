@@ -15,8 +15,8 @@ CIFAR100 = """
     willow_tree wolf woman worm
 """
 FASHION = (
-    "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
-    "sneaker", "bag", "ankle boot",
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
+    "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "cifar10": tuple(CIFAR10.split()),

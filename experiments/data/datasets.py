@@ -3,11 +3,13 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from experiments.config import DataConfig
 from experiments.data import cifar, digits, idx, image_folder, tfds_folder
 from experiments.data.class_names import CLASS_NAMES
-from experiments.data.examples import Dataset, first
+from experiments.data.examples import ArraySource, Dataset, Source, first
+from experiments.data.images import as_float
 from experiments.errors import UserError
 
 
@@ -22,16 +24,42 @@ def load_dataset(config: DataConfig) -> Dataset:
     names = CLASS_NAMES.get(config.name, dataset.class_names)
     if not names:
         names = tuple(map(str, range(dataset.num_classes)))
-    dataset = dataclasses.replace(dataset, class_names=names)
-    num, most = config.num_train, len(dataset.train)
+    train, test = (
+        _first(source, f"data.num_{field}", num, words)
+        for source, field, num, words in (
+            (dataset.train, "train", config.num_train, "training"),
+            (dataset.test, "test", config.num_test, "test"),
+        )
+    )
+    if config.downsample > 1:
+        train, test = (_downsampled(part, config.downsample) for part in (train, test))
+    return dataclasses.replace(dataset, train=train, test=test, class_names=names)
+
+
+def _first(source: Source, field: str, num: int | None, words: str) -> Source:
+    """Returns the first `num` examples; None: all."""
+    most = len(source)
     if num is None or num == most:
-        return dataset
+        return source
     if num > most:
         raise UserError(
-            f"`data.num_train` must be at most {most}, the number of training "
-            f"examples, got {num}."
+            f"`{field}` must be at most {most}, the number of {words} examples, got "
+            f"{num}."
         )
-    return dataclasses.replace(dataset, train=first(dataset.train, num))
+    return first(source, num)
+
+
+def _downsampled(source: Any, factor: int) -> ArraySource:
+    """Returns the examples with the means of squares of pixels."""
+    image = as_float(source.image)
+    num, height, width, channels = image.shape
+    if height % factor or width % factor:
+        raise UserError(
+            f"`data.downsample` must be a divisor of height and width, {height} and "
+            f"{width}, got {factor}."
+        )
+    squares = num, height // factor, factor, width // factor, factor, channels
+    return ArraySource(image.reshape(squares).mean((2, 4)), source.label)
 
 
 def _load(config: DataConfig) -> Dataset:
@@ -46,7 +74,7 @@ def _load(config: DataConfig) -> Dataset:
     elif config.name in cifar.VERSIONS:
         dataset = cifar.load(folder, config.name)
     else:
-        dataset = idx.load(folder, config.name)
+        dataset = idx.load(None if config.path is None else folder, config.name)
     for part, source in (("training", dataset.train), ("test", dataset.test)):
         if len(source) == 0:
             raise UserError(

@@ -26,8 +26,24 @@ WHERE = {
 }
 
 
-def load(folder: Path, name: str) -> Dataset:
-    """Reads the four files."""
+INSTALLED = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
+"""Where Debian's package `dataset-fashion-mnist` puts the files."""
+
+
+def load(folder: Path | None, name: str) -> Dataset:
+    """Reads the four files; None: those that a package has installed.
+
+    Raises:
+        UserError: a file is missing or broken, or no package has installed any.
+    """
+    if folder is None:
+        folder = INSTALLED[name]
+        if not folder.is_dir():
+            raise UserError(
+                f"`data.path` must name the folder of the {name} files where Debian's "
+                f"package is not installed (`apt-get install dataset-fashion-mnist` "
+                f"puts them into `{folder}`); {WHERE[name]}."
+            )
     train, test = (_read(folder, part, name) for part in ("train", "t10k"))
     return Dataset(train, test, NUM_CLASSES)
 

@@ -154,6 +154,19 @@ ERRORS = [
         ),
     ),
     (lambda: DataConfig(num_train=0), "`data.num_train` must be >= 1, got 0."),
+    (lambda: DataConfig(num_test=0), "`data.num_test` must be >= 1, got 0."),
+    (lambda: DataConfig(downsample=0), "`data.downsample` must be >= 1, got 0."),
+    (
+        lambda: DataConfig(name="tfds", path="a", downsample=2),
+        (
+            "`data.downsample` must be 1 for tfds, got 2; data.image_size sets the "
+            "size of its images."
+        ),
+    ),
+    (
+        lambda: ModelConfig(name="resnet18", width=0),
+        "`model.width` must be >= 1, got 0.",
+    ),
     (
         lambda: BenchConfig(name="a", num_runs=0),
         "`num_runs` must be in [1, 10] or a multiple of 10, got 0.",

@@ -147,8 +147,26 @@ def test_the_first_examples_only():
     np.testing.assert_array_equal(part.train.image, whole.train.image[:100])
     with pytest.raises(UserError, match=r"`data\.num_train` must be at most 1437, "):
         load_dataset(DataConfig(num_train=9999))
+    tested = load_dataset(DataConfig(num_test=50))
+    assert len(tested.train) == len(whole.train)
+    np.testing.assert_array_equal(tested.test.image, whole.test.image[:50])
+    with pytest.raises(UserError, match=r"`data\.num_test` must be at most 360, "):
+        load_dataset(DataConfig(num_test=361))
     listed = first(Numbered(), 3)
     assert len(listed) == 3 and listed.load(2, None)[1] == 2
+
+
+def test_a_smaller_image_has_the_means_of_squares():
+    whole, small = (load_dataset(DataConfig(downsample=n)) for n in (1, 4))
+    assert small.train.image.shape == (1437, 2, 2, 1)
+    for part in ("train", "test"):
+        large, image = (getattr(data, part).image for data in (whole, small))
+        corner = large[:, :4, 4:].mean((1, 2))
+        np.testing.assert_allclose(image[:, 0, 1], corner, rtol=1e-5)
+    assert small.train.image.dtype == np.float32
+    wrong = r"`data\.downsample` must be a divisor of height and width, 8 and 8, got 3"
+    with pytest.raises(UserError, match=wrong):
+        load_dataset(DataConfig(downsample=3))
 
 
 class Numbered:

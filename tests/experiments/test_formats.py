@@ -11,10 +11,11 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.data import load_dataset
+from experiments.config import DataConfig
+from experiments.data import idx, load_dataset
 from experiments.data.idx import read_idx
 from tests.experiments.commands import ROOT
-from tests.experiments.readers import config, refusal, refused_line
+from tests.experiments.readers import config, error_of, refusal, refused_line
 
 
 def header(*shape):
@@ -46,6 +47,39 @@ def test_idx(name, mnist):
     image, label = data.test.load(1, None)
     assert label == 6 and image.dtype == np.float32
     np.testing.assert_allclose(image[..., 0], images[6] / 255.0, rtol=1e-6)
+
+
+def test_fashion_mnist_needs_no_path_where_its_package_is(mnist, monkeypatch):
+    folder, _ = mnist
+    monkeypatch.setitem(idx.INSTALLED, "fashion_mnist", folder)
+    data = load_dataset(DataConfig(name="fashion_mnist"))
+    assert data.digest() == load_dataset(config("fashion_mnist", folder)).digest()
+    assert data.class_names[:2] == ("T-shirt/top", "Trouser")
+    nowhere = folder / "nowhere"
+    monkeypatch.setitem(idx.INSTALLED, "fashion_mnist", nowhere)
+    assert error_of(lambda: load_dataset(DataConfig(name="fashion_mnist"))) == (
+        "`data.path` must name the folder of the fashion_mnist files where Debian's "
+        "package is not installed (`apt-get install dataset-fashion-mnist` puts them "
+        f"into `{nowhere}`); Fashion-MNIST is at "
+        "https://github.com/zalandoresearch/fashion-mnist."
+    )
+    assert len(load_dataset(config("fashion_mnist", folder)).train) == 5
+
+
+@pytest.mark.skipif(
+    not idx.INSTALLED["fashion_mnist"].is_dir(),
+    reason="no Fashion-MNIST here: apt install dataset-fashion-mnist",
+)
+def test_the_packaged_fashion_mnist():
+    """The first training image is an ankle boot: nothing at the top, a bright sole."""
+    data = load_dataset(DataConfig(name="fashion_mnist"))
+    assert (len(data.train), len(data.test)) == (60_000, 10_000)
+    assert data.train.image.shape[1:] == (28, 28, 1)
+    for source, each in ((data.train, 6000), (data.test, 1000)):
+        assert np.bincount(source.label).tolist() == [each] * 10
+    image, label = data.train.load(0, None)
+    assert data.class_names[label] == "Ankle boot"
+    assert image[:3].max() == 0 and image[20:24, 2:26].mean() > 0.7
 
 
 def cifar_images(rng, num=6):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Residual networks: sizes as published, PyTorch's names, and they learn."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,16 @@ def test_stems():
     small, large = (shapes("resnet18", size)["params"]["conv1"] for size in (32, 224))
     assert small["kernel"].shape == (3, 3, 3, 64)
     assert large["kernel"].shape == (7, 7, 3, 64)
+
+
+def test_width():
+    config = ExperimentConfig(name="a", model=ModelConfig(name="resnet18", width=8))
+    model = make_model(config, 10)
+    x = jax.ShapeDtypeStruct((2, 14, 14, 1), jnp.float32)
+    init = functools.partial(model.init, jax.random.key(0), train=True)
+    params = jax.eval_shape(init, x)["params"]
+    assert params["conv1"]["kernel"].shape == (3, 3, 1, 8)
+    assert params["fc"]["kernel"].shape == (64, 10)
 
 
 def test_blocks_start_as_what_is_added_to():
