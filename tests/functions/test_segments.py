@@ -371,6 +371,42 @@ def test_over_shards(inputs, cotangents, mode, groups, params):
         np.testing.assert_allclose(x_slope[rows], expected[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("mode", "size"),
+    [*((mode, 6) for mode in shards.MODES), *(("shard_map", n) for n in (1, 3, 12))],
+)
+def test_virtual_batches_over_shards(inputs, cotangents, mode, size):
+    """Parts of a shard, one shard, two, and all: as if nothing was cut over shards."""
+    x, dy = (jnp.asarray(a, jnp.float32) for a in (inputs.x, cotangents[0]))
+
+    def norm(x, ids, dy, **sync):
+        def loss(x):
+            y, moments = jaxbn.batch_norm(
+                x,
+                segment_ids=ids,
+                num_segments=SEGMENTS,
+                virtual_batch_size=size,
+                **sync,
+            )
+            return jnp.sum(y * dy), (y, moments)
+
+        slope, (y, moments) = jax.grad(loss, has_aux=True)(x)
+        return y, slope, moments
+
+    y, slope, moments = jax.jit(norm)(x, jnp.asarray(IDS), dy)
+    shard = tuple(a.reshape(4, 3, *a.shape[1:]) for a in (x, jnp.asarray(IDS), dy))
+
+    def local(shard, _):
+        return norm(*shard, axis_name="i")
+
+    found_y, found_slope, found = jax.jit(shards.mapped(mode, local))(shard, ())
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    close(np.asarray(found_y).reshape(y.shape), y)
+    close(np.asarray(found_slope).reshape(y.shape), slope, atol=1e-4)
+    one = jax.tree.map(lambda a: np.asarray(a)[0], found)
+    jax.tree.map(close, one, moments)
+
+
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_under_jit_over_a_mesh(inputs, cotangents, kind):
     mesh = shards.mesh(kind=kind)
