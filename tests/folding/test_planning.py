@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxbn.folding import fold
 from tests.folding.networks import (
@@ -237,6 +238,17 @@ def test_transposed_and_reshaped_between(params, x):
         z = conv(x, p["conv_0"]["kernel"])[:, None].transpose(4, 0, 1, 2, 3)
         return norm(z, p["norm_0"], 0)
 
+    check_equal(network, params, x)
+
+
+def test_what_changes_no_value_lies_between(params, x):
+    """A copy, and a name for `jax.checkpoint`."""
+
+    def network(p, x):
+        z = jnp.array(conv(x, p["conv_0"]["kernel"]))
+        return norm(checkpoint_name(z, "conv"), p["norm_0"])
+
+    assert {"copy", "name"} <= {*primitives(network, params, x)}
     check_equal(network, params, x)
 
 
