@@ -172,7 +172,8 @@ def _read_linen(
         context: nn.module.InterceptorContext,
     ) -> Any:
         rank = getattr(args[0], "ndim", None) if args else None
-        used.setdefault("/".join(context.module.path), (context.module, rank))
+        if context.module.scope is not None:  # else it is not bound: no variables
+            used.setdefault("/".join(context.module.path), (context.module, rank))
         return call(*args, **kwargs)
 
     def traced(key: jax.Array) -> Any:

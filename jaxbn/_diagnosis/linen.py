@@ -174,7 +174,10 @@ def _watched(observer: Observer, *, as_own: bool) -> Any:
         kwargs: dict[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Any:
-        layer, path = context.module, path_of(context.module)
+        layer = context.module
+        if layer.scope is None:  # it is not bound, and has no variables
+            return next_function(*args, **kwargs)
+        path = path_of(layer)
         call = call_of(args, kwargs, context)
         if call is not None:
             ours = replaced(call) if as_own else call

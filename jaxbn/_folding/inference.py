@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a graph shows of its mode: norms in training, masks that apply twice."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -35,37 +36,28 @@ def norm_in_training(graph: Graph) -> tuple[str, str] | None:
 
 def _root_behind(value: Value) -> Operation | None:
     """The root or the power that a value comes from, by pointwise operations."""
-    seen: set[Value] = set()
-    stack = [value]
-    while stack:
-        operation = stack.pop().origin
-        if operation is None or not operation.moves:
-            continue
-        if operation.name in ("sqrt", "rsqrt", "pow"):
-            return operation
-        if operation.name in VIEWS or _is_pointwise(operation.equation):
-            stack += [v for v in operation.operands if v not in seen]
-            seen.update(operation.operands)
-    return None
+    roots = (op for op in _behind([value]) if op.name in ("sqrt", "rsqrt", "pow"))
+    return next(roots, None)
 
 
 def _sums_over_examples(root: Operation) -> bool:
-    seen: set[Value] = set()
-    stack = [*root.operands]
+    behind = _behind(root.operands, "slice")
+    return any(_reduces_first(operation.equation) for operation in behind)
+
+
+def _behind(values: Iterable[Value], *through: str) -> Iterator[Operation]:
+    """What values come from, through views, pointwise operations and those named."""
+    seen = {*values}
+    stack = [*seen]
     while stack:
         operation = stack.pop().origin
         if operation is None or not operation.moves:
             continue
-        if (
-            operation.name in VIEWS
-            or operation.name == "slice"
-            or _is_pointwise(operation.equation)
-        ):
+        yield operation
+        named = operation.name in VIEWS or operation.name in through
+        if named or _is_pointwise(operation.equation):
             stack += [v for v in operation.operands if v not in seen]
             seen.update(operation.operands)
-        elif _reduces_first(operation.equation):
-            return True
-    return False
 
 
 def _reduces_first(equation: JaxprEqn) -> bool:

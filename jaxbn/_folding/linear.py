@@ -99,11 +99,11 @@ class Linear:
         """Kernel and shift with a map of the output, which depends on features only."""
         shift = after.scale * self.shift + after.shift
         if self.is_convolution:
-            out = self.operation.params["dimension_numbers"].rhs_spec[0]
+            (out,) = self.feature_axes
             shape = [1] * self._rank
             shape[out] = after.scale.size
             return self.kernel * after.scale.reshape(shape), shift
-        order = [self._output_axis(axis) for axis in self._kept]
+        order = self.output_axes
         others = [a for a in range(after.scale.ndim) if a not in order]
         scale = np.transpose(after.scale, [*order, *others])
         scale = scale.reshape(scale.shape[: len(order)])
@@ -121,8 +121,7 @@ class Linear:
         ]
         scale, shift = (self._along(x, pairs) for x in before)
         total = np.sum(self.kernel * shift, axis=self._contracted)
-        order = np.argsort([self._output_axis(axis) for axis in self._kept])
-        total = np.transpose(total, order)
+        total = np.transpose(total, np.argsort(self.output_axes))
         others = [a for a in range(rank) if a not in self.output_axes]
         return self.kernel * scale, self.shift + np.expand_dims(total, others)
 

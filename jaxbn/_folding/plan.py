@@ -231,7 +231,7 @@ def _report(
             )  # fmt: skip
             targets, reason = decisions.outcomes[operation]
             names = tuple(kernels[target] for target in targets)
-            yield FoldedNorm(name_of_norm(tuple(leaves)), names, reason)
+            yield FoldedNorm(_name_of_norm(tuple(leaves)), names, reason)
 
 
 def _norm_before(operation: Operation, decisions: Decisions) -> Operation | None:
@@ -242,7 +242,7 @@ def _norm_before(operation: Operation, decisions: Decisions) -> Operation | None
     return origin if origin in decisions.outcomes else None
 
 
-def name_of_norm(leaves: Sequence[str]) -> str:
+def _name_of_norm(leaves: Sequence[str]) -> str:
     """What the paths of its leaves have in common, or all of them."""
     first, *others = (path.split("/")[:-1] for path in leaves)
     common = [part for part in first if all(part in other for other in others)]

@@ -12,6 +12,8 @@ from jaxbn._folding.graph import Graph, Operation, Value
 from jaxbn._folding.maps import Constants, Map, identity, is_layout
 
 AFFINE = ("add", "sub", "mul", "div", "neg")
+# `copy` is `jnp.array`, `name` is `checkpoint_name`.
+SAME_VALUES = ("convert_element_type", "copy", "name")
 WORDS = {
     "add": "an addition",
     "add_any": "an addition",
@@ -62,7 +64,7 @@ def is_step(operation: Operation) -> bool:
         return known and divided and before.aval.shape == after.shape
     if operation.name == "broadcast_in_dim":
         return math.prod(before.aval.shape) == math.prod(after.shape)
-    return operation.name == "convert_element_type" or is_layout(operation)
+    return operation.name in SAME_VALUES or is_layout(operation)
 
 
 def is_norm(operation: Operation) -> bool:

@@ -130,7 +130,8 @@ def _intercept(
     Of several interceptors only the innermost acts, for all: the functions are applied
     from the inside out, whereas interceptors run from the outside in.
     """
-    if _CHAIN.value is not chain:
+    is_bound = context.module.scope is not None  # else it has no variables, no path
+    if _CHAIN.value is not chain or not is_bound:
         return next_function(*args, **kwargs)
     given = call = call_of(args, kwargs, context)
     if call is None:

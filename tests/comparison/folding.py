@@ -20,6 +20,7 @@ TOLERANCE = 1e-5
 FOLDED = {  # all norms, and those that can be folded
     "haiku ResNet18": (20, 20),
     "haiku ResNet50 v2": (49, 32),  # norms of sums that go into a ReLU
+    "haiku MobileNetV1": (27, 27),
     "equinox, NCHW": (2, 2),
     "keras MobileNetV2": (52, 52),
     "keras ResNet50": (53, 53),
@@ -47,7 +48,8 @@ def of_haiku(network, x, rng):
     import haiku as hk
 
     def forward(x, is_training):
-        return getattr(hk.nets, network[0])(10, **network[1])(x, is_training)
+        make = getattr(hk.nets, network[0])
+        return make(num_classes=10, **network[1])(x, is_training)
 
     net = hk.without_apply_rng(hk.transform_with_state(forward))
     params, state = net.init(jax.random.key(0), x, True)
@@ -121,6 +123,7 @@ def of_keras(network, x, rng):
 NETWORKS = {
     "haiku ResNet18": (of_haiku, "ResNet18", {}),
     "haiku ResNet50 v2": (of_haiku, "ResNet50", {"resnet_v2": True}),
+    "haiku MobileNetV1": (of_haiku, "MobileNetV1", {}),
     "equinox, NCHW": (of_equinox,),
     "keras MobileNetV2": (of_keras, "MobileNetV2"),
     "keras ResNet50": (of_keras, "ResNet50"),

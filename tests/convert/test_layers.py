@@ -41,10 +41,17 @@ class Net(nn.Module):
         return self.last(self.norm(x))
 
 
+class Flip(nn.Module):
+    """Without variables; it runs unbound too, and has no path then."""
+
+    def __call__(self, x):
+        return x[::-1]
+
+
 class Outer(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return Net(name="net")(x)
+        return Flip(parent=None)(Net(name="net")(x))
 
 
 def test_linen_in_the_order_of_use():

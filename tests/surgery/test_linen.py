@@ -137,6 +137,37 @@ def test_the_arithmetic_is_ours(block, x):
     assert norms(jaxbn.linen.restore(jaxbn.linen.replace(model.apply))) == 0
 
 
+class Act(nn.Module):
+    """A layer without variables, which runs unbound too."""
+
+    def __call__(self, x):
+        return jnp.tanh(x)
+
+
+def test_an_unbound_layer_is_passed_over(x):
+    """It has no path: a stranger's network calls such an identity."""
+
+    class Unbound(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Act(parent=None)(nn.BatchNorm(use_running_average=False)(x))
+
+    model = Unbound()
+    variables = model.init(jax.random.key(0), x)
+    there = jaxbn.linen.replace(model.apply)
+    expected = model.apply(variables, x, **TRAINING)
+    chex.assert_trees_all_close(there(variables, x, **TRAINING), expected, rtol=1e-4)
+    back = jaxbn.linen.restore(there)
+    chex.assert_trees_all_equal(back(variables, x, **TRAINING), expected)
+    assert there.report.changed == ("BatchNorm_0",)
+
+    def apply(variables, x):
+        return model.apply(variables, x, **TRAINING)
+
+    (layer,) = jaxbn.linen.diagnose(apply, variables, [x, x + 1]).layers
+    assert layer.path == "BatchNorm_0" and layer.num_values == 48
+
+
 def test_compiled_functions_inside(x):
     """Neither sees what the other has compiled, in any order."""
     norm = nn.BatchNorm(use_running_average=False, momentum=0.0)
