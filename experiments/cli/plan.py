@@ -3,7 +3,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 from rich.console import Console
@@ -68,9 +68,9 @@ class Plan(ConfigCommand):
                 bar.update(doing)
                 bar.line(doing)
                 found[step.norm] = training.compiled(target, step)
-                if target.card is not None:
+                if target.card is not None:  # whose compiler does not count them
                     flops[step.norm] = training.flops_of(step)
-        print_table(console, _table(target, config, found, flops))
+        print_table(console, table_of(target, config, found, flops))
 
 
 def _notes(config: ExperimentConfig) -> list[str]:
@@ -85,26 +85,62 @@ def _notes(config: ExperimentConfig) -> list[str]:
     return notes
 
 
-def _table(
+class Figure(NamedTuple):
+    """A number, and how it is shown."""
+
+    value: float
+    text: str
+
+
+def table_of(
     target: Target,
     config: ExperimentConfig,
     found: "dict[str, Costs | TooLarge]",
     flops: dict[str, float],
 ) -> Table:
-    """Returns a row for each figure, a column for each norm."""
+    """Returns a row for each figure, a column for each norm, and one of ratios.
+
+    Args:
+        target: the hardware.
+        config: what is planned.
+        found: by norm.
+        flops: by norm, the operations of each device; of GPUs only.
+    """
     columns = [
         _figures(target, config, costs, flops.get(norm))
         for norm, costs in found.items()
     ]
     names = list(dict.fromkeys(name for column in columns for name in column))
-    num = len(target.devices)
+    header, rows = ["on each device", *found], []
+    for name in names:
+        figures = [column.get(name) for column in columns]
+        row = [name, *(figure.text if figure else "-" for figure in figures)]
+        if len(columns) == 2:
+            ours, other = figures
+            shown = bool(ours and other and other.value)
+            row.append(f"{ours.value / other.value:.3f}" if shown else "-")
+        rows.append(row)
+    if len(columns) == 2:
+        header.append(" / ".join(found))
     return Table(
-        ["on each device", *found],
-        [[name, *(column.get(name, "-") for column in columns)] for name in names],
-        "Predictions of the compiler, not measurements.",
-        title=f"A training step of {config.name}, {config.data.batch_size} examples in "
-        f"{config.train.dtype}, {config.parallel.mode} over {num} devices of "
-        f"{target.name}",
+        header,
+        rows,
+        _note(target, config),
+        title=f"{config.name} on {target.name}: a training step of "
+        f"{config.data.batch_size} examples in {config.train.dtype}, "
+        f"{config.parallel.mode} over {len(target.devices)} devices",
+    )
+
+
+def _note(target: Target, config: ExperimentConfig) -> str:
+    """Returns what the figures are."""
+    text = f"Predictions of the compiler ({target.compiler}), not measurements."
+    if target.card is None:
+        return text
+    card, dtype = target.card, config.train.dtype
+    return (
+        f"{text} Roofline: the longer of bytes at {card.bandwidth / 1e12:.4g} TB/s and "
+        f"operations at {card.flops[dtype] / 1e12:.4g} TFLOP/s, without collectives."
     )
 
 
@@ -113,38 +149,48 @@ def _figures(
     config: ExperimentConfig,
     costs: "Costs | TooLarge",
     flops: float | None,
-) -> dict[str, str]:
-    """Returns the cells of a column, by the names of their rows."""
+) -> dict[str, Figure]:
+    """Returns the figures of a column, by the names of their rows."""
     from experiments.hardware.programs import TooLarge
 
     if isinstance(costs, TooLarge):
-        return {"memory": f"too large: needs {costs.needed}iB of {costs.room}iB"}
-    share = costs.peak / target.memory
+        return {"memory": _of(costs.needed, costs.room)}
     figures = {
-        "memory: arguments": _size(costs.arguments),
-        "memory: outputs": _size(costs.outputs),
-        "memory: temporary": _size(costs.temp),
-        "memory: together": f"{_size(costs.peak)}, {share:.1%} of "
-        f"{_size(target.memory)}{'; too large' if share > 1 else ''}",
+        "memory": _of(costs.peak, target.memory),
+        "  arguments": _size(costs.arguments),
+        "  outputs": _size(costs.outputs),
+        "  temporary": _size(costs.temp),
         "bytes accessed": _size(costs.traffic),
     }
     if costs.cycles is not None:
-        figures["estimated cycles"] = f"{costs.cycles / 1e6:,.4g} million"
+        figures["estimated cycles"] = Figure(costs.cycles, f"{costs.cycles:,}")
     if target.card is not None and flops is not None:
-        card = target.card
-        by_memory = 1e3 * costs.traffic / card.bandwidth
-        by_flops = 1e3 * flops / card.flops[config.train.dtype]
-        figures["operations"] = f"{flops / 1e9:,.4g} GFLOP"
-        figures["roofline time"] = (
-            f"{max(by_memory, by_flops):.4g} ms: memory {by_memory:.4g}, "
-            f"arithmetic {by_flops:.4g}"
+        figures["operations"] = Figure(flops, f"{flops / 1e9:,.4g} GFLOP")
+        seconds = {
+            "memory": costs.traffic / target.card.bandwidth,
+            "arithmetic": flops / target.card.flops[config.train.dtype],
+        }
+        bound = max(seconds, key=lambda name: seconds[name])
+        longest = seconds[bound]
+        text = (
+            f"{1e3 * longest:.4g} ms" if longest > 1e-4 else f"{1e6 * longest:.3g} µs"
         )
-    for kind, (num, size) in costs.collectives.items():
-        figures[kind] = f"{num}, {_size(size)}"
+        figures["roofline time"] = Figure(longest, f"{text}, by {bound}")
+    for kind, (num, size) in sorted(costs.collectives.items()):
+        figures[f"{kind}s"] = Figure(num, f"{num}")
+        figures[f"  bytes of {kind}s"] = _size(size)
     return figures
 
 
-def _size(num_bytes: float) -> str:
+def _of(num_bytes: int, room: int) -> Figure:
+    """Returns the memory taken, as a part of what there is."""
     from rich.filesize import decimal
 
-    return decimal(int(num_bytes))
+    text = f"{decimal(num_bytes)}, {num_bytes / room:.1%} of {decimal(room)}"
+    return Figure(num_bytes, f"{text}: too large" if num_bytes > room else text)
+
+
+def _size(num_bytes: float) -> Figure:
+    from rich.filesize import decimal
+
+    return Figure(num_bytes, decimal(int(num_bytes)))
