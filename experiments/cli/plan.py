@@ -183,7 +183,7 @@ def _figures(
 
 
 def _of(num_bytes: int, room: int) -> Figure:
-    """Returns the memory taken, as a part of what there is."""
+    """Returns the memory taken, and its part of the memory of a device."""
     from rich.filesize import decimal
 
     text = f"{decimal(num_bytes)}, {num_bytes / room:.1%} of {decimal(room)}"

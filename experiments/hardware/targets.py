@@ -27,10 +27,12 @@ COMPILERS = {"tpu": ["libtpu"], "cuda": ["jax-cuda13-plugin", "jax-cuda12-plugin
 """The packages that have one; any of them will do, the first is what we install."""
 PER_HOST = 8
 """GPUs."""
-# Where no TPU is, libtpu would ask the network which of them it has.
+# Where no TPU is, libtpu would ask the network which of them it has. XLA would write a
+# line that asks for a report when it takes minutes; its errors are raised as well.
 ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",

@@ -214,12 +214,12 @@ def test_the_table_of_a_gpu_has_a_roofline():
 
 
 def test_a_program_that_does_not_fit():
-    said = (
+    text = (
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the "
         "total memory required for HLO temporaries (512.00G) exceeds available HBM "
         "(15.75G). HLO module: jit__lambda."
     )
-    found = too_large(said)
+    found = too_large(text)
     assert found == TooLarge(512 * 2**30, int(15.75 * 2**30))
     assert too_large("INTERNAL: no") is None
     table = table_of(CPUS, dense(), {"jaxbn": found}, {})
