@@ -116,9 +116,7 @@ def table_of(
         figures = [column.get(name) for column in columns]
         row = [name, *(figure.text if figure else "-" for figure in figures)]
         if len(columns) == 2:
-            ours, other = figures
-            shown = bool(ours and other and other.value)
-            row.append(f"{ours.value / other.value:.3f}" if shown else "-")
+            row.append(_ratio(*figures))
         rows.append(row)
     if len(columns) == 2:
         header.append(" / ".join(found))
@@ -132,6 +130,13 @@ def table_of(
     )
 
 
+def _ratio(ours: Figure | None, other: Figure | None) -> str:
+    """Returns the cell of the last column."""
+    if ours is None or other is None or not other.value:
+        return "-"
+    return f"{ours.value / other.value:.3f}"
+
+
 def _note(target: Target, config: ExperimentConfig) -> str:
     """Returns what the figures are."""
     text = f"Predictions of the compiler ({target.compiler}), not measurements."
@@ -139,8 +144,9 @@ def _note(target: Target, config: ExperimentConfig) -> str:
         return text
     card, dtype = target.card, config.train.dtype
     return (
-        f"{text} Roofline: the longer of bytes at {card.bandwidth / 1e12:.4g} TB/s and "
-        f"operations at {card.flops[dtype] / 1e12:.4g} TFLOP/s, without collectives."
+        f"{text} Time by memory: the bytes at {card.bandwidth / 1e12:.4g} TB/s; by "
+        f"arithmetic: the operations at {card.flops[dtype] / 1e12:.4g} TFLOP/s. A step "
+        "takes no less than the longer, and the collectives besides."
     )
 
 
@@ -154,9 +160,9 @@ def _figures(
     from experiments.hardware.programs import TooLarge
 
     if isinstance(costs, TooLarge):
-        return {"memory": _of(costs.needed, costs.room)}
+        return _memory(costs.needed, costs.room)
     figures = {
-        "memory": _of(costs.peak, target.memory),
+        **_memory(costs.peak, target.memory),
         "  arguments": _size(costs.arguments),
         "  outputs": _size(costs.outputs),
         "  temporary": _size(costs.temp),
@@ -166,28 +172,25 @@ def _figures(
         figures["estimated cycles"] = Figure(costs.cycles, f"{costs.cycles:,}")
     if target.card is not None and flops is not None:
         figures["operations"] = Figure(flops, f"{flops / 1e9:,.4g} GFLOP")
-        seconds = {
-            "memory": costs.traffic / target.card.bandwidth,
-            "arithmetic": flops / target.card.flops[config.train.dtype],
-        }
-        bound = max(seconds, key=lambda name: seconds[name])
-        longest = seconds[bound]
-        text = (
-            f"{1e3 * longest:.4g} ms" if longest > 1e-4 else f"{1e6 * longest:.3g} µs"
-        )
-        figures["roofline time"] = Figure(longest, f"{text}, by {bound}")
+        card, dtype = target.card, config.train.dtype
+        figures["time by memory"] = _time(costs.traffic / card.bandwidth)
+        figures["time by arithmetic"] = _time(flops / card.flops[dtype])
     for kind, (num, size) in sorted(costs.collectives.items()):
         figures[f"{kind}s"] = Figure(num, f"{num}")
-        figures[f"  bytes of {kind}s"] = _size(size)
+        figures[f"{kind} bytes"] = _size(size)
     return figures
 
 
-def _of(num_bytes: int, room: int) -> Figure:
+def _memory(num_bytes: int, room: int) -> dict[str, Figure]:
     """Returns the memory taken, and its part of the memory of a device."""
-    from rich.filesize import decimal
+    share = num_bytes / room
+    text = f"{share:.1%}{', too large' if share > 1 else ''}"
+    return {"memory": _size(num_bytes), f"  of {_size(room).text}": Figure(share, text)}
 
-    text = f"{decimal(num_bytes)}, {num_bytes / room:.1%} of {decimal(room)}"
-    return Figure(num_bytes, f"{text}: too large" if num_bytes > room else text)
+
+def _time(seconds: float) -> Figure:
+    text = f"{1e3 * seconds:.4g} ms" if seconds > 1e-4 else f"{1e6 * seconds:.3g} µs"
+    return Figure(seconds, text)
 
 
 def _size(num_bytes: float) -> Figure:
