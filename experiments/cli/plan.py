@@ -3,7 +3,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 from rich.console import Console
@@ -68,9 +68,9 @@ class Plan(ConfigCommand):
                 bar.update(doing)
                 bar.line(doing)
                 found[step.norm] = training.compiled(target, step)
-                if target.card is not None:
+                if target.card is not None:  # whose compiler does not count them
                     flops[step.norm] = training.flops_of(step)
-        print_table(console, _table(target, config, found, flops))
+        print_table(console, table_of(target, config, found, flops))
 
 
 def _notes(config: ExperimentConfig) -> list[str]:
@@ -85,26 +85,68 @@ def _notes(config: ExperimentConfig) -> list[str]:
     return notes
 
 
-def _table(
+class Figure(NamedTuple):
+    """A number, and how it is shown."""
+
+    value: float
+    text: str
+
+
+def table_of(
     target: Target,
     config: ExperimentConfig,
     found: "dict[str, Costs | TooLarge]",
     flops: dict[str, float],
 ) -> Table:
-    """Returns a row for each figure, a column for each norm."""
+    """Returns a row for each figure, a column for each norm, and one of ratios.
+
+    Args:
+        target: the hardware.
+        config: what is planned.
+        found: by norm.
+        flops: by norm, the operations of each device; of GPUs only.
+    """
     columns = [
         _figures(target, config, costs, flops.get(norm))
         for norm, costs in found.items()
     ]
     names = list(dict.fromkeys(name for column in columns for name in column))
-    num = len(target.devices)
+    header, rows = ["on each device", *found], []
+    for name in names:
+        figures = [column.get(name) for column in columns]
+        row = [name, *(figure.text if figure else "-" for figure in figures)]
+        if len(columns) == 2:
+            row.append(_ratio(*figures))
+        rows.append(row)
+    if len(columns) == 2:
+        header.append(" / ".join(found))
     return Table(
-        ["on each device", *found],
-        [[name, *(column.get(name, "-") for column in columns)] for name in names],
-        "Predictions of the compiler, not measurements.",
-        title=f"A training step of {config.name}, {config.data.batch_size} examples in "
-        f"{config.train.dtype}, {config.parallel.mode} over {num} devices of "
-        f"{target.name}",
+        header,
+        rows,
+        _note(target, config),
+        title=f"{config.name} on {target.name}: a training step of "
+        f"{config.data.batch_size} examples in {config.train.dtype}, "
+        f"{config.parallel.mode} over {len(target.devices)} devices",
+    )
+
+
+def _ratio(ours: Figure | None, other: Figure | None) -> str:
+    """Returns the cell of the last column."""
+    if ours is None or other is None or not other.value:
+        return "-"
+    return f"{ours.value / other.value:.3f}"
+
+
+def _note(target: Target, config: ExperimentConfig) -> str:
+    """Returns what the figures are."""
+    text = f"Predictions of the compiler ({target.compiler}), not measurements."
+    if target.card is None:
+        return text
+    card, dtype = target.card, config.train.dtype
+    return (
+        f"{text} Time by memory: the bytes at {card.bandwidth / 1e12:.4g} TB/s; by "
+        f"arithmetic: the operations at {card.flops[dtype] / 1e12:.4g} TFLOP/s. A step "
+        "takes no less than the longer, and the collectives besides."
     )
 
 
@@ -113,38 +155,45 @@ def _figures(
     config: ExperimentConfig,
     costs: "Costs | TooLarge",
     flops: float | None,
-) -> dict[str, str]:
-    """Returns the cells of a column, by the names of their rows."""
+) -> dict[str, Figure]:
+    """Returns the figures of a column, by the names of their rows."""
     from experiments.hardware.programs import TooLarge
 
     if isinstance(costs, TooLarge):
-        return {"memory": f"too large: needs {costs.needed}iB of {costs.room}iB"}
-    share = costs.peak / target.memory
+        return _memory(costs.needed, costs.room)
     figures = {
-        "memory: arguments": _size(costs.arguments),
-        "memory: outputs": _size(costs.outputs),
-        "memory: temporary": _size(costs.temp),
-        "memory: together": f"{_size(costs.peak)}, {share:.1%} of "
-        f"{_size(target.memory)}{'; too large' if share > 1 else ''}",
+        **_memory(costs.peak, target.memory),
+        "  arguments": _size(costs.arguments),
+        "  outputs": _size(costs.outputs),
+        "  temporary": _size(costs.temp),
         "bytes accessed": _size(costs.traffic),
     }
     if costs.cycles is not None:
-        figures["estimated cycles"] = f"{costs.cycles / 1e6:,.4g} million"
+        figures["estimated cycles"] = Figure(costs.cycles, f"{costs.cycles:,}")
     if target.card is not None and flops is not None:
-        card = target.card
-        by_memory = 1e3 * costs.traffic / card.bandwidth
-        by_flops = 1e3 * flops / card.flops[config.train.dtype]
-        figures["operations"] = f"{flops / 1e9:,.4g} GFLOP"
-        figures["roofline time"] = (
-            f"{max(by_memory, by_flops):.4g} ms: memory {by_memory:.4g}, "
-            f"arithmetic {by_flops:.4g}"
-        )
-    for kind, (num, size) in costs.collectives.items():
-        figures[kind] = f"{num}, {_size(size)}"
+        figures["operations"] = Figure(flops, f"{flops / 1e9:,.4g} GFLOP")
+        card, dtype = target.card, config.train.dtype
+        figures["time by memory"] = _time(costs.traffic / card.bandwidth)
+        figures["time by arithmetic"] = _time(flops / card.flops[dtype])
+    for kind, (num, size) in sorted(costs.collectives.items()):
+        figures[f"{kind}s"] = Figure(num, f"{num}")
+        figures[f"{kind} bytes"] = _size(size)
     return figures
 
 
-def _size(num_bytes: float) -> str:
+def _memory(num_bytes: int, room: int) -> dict[str, Figure]:
+    """Returns the memory taken, and its part of the memory of a device."""
+    share = num_bytes / room
+    text = f"{share:.1%}{', too large' if share > 1 else ''}"
+    return {"memory": _size(num_bytes), f"  of {_size(room).text}": Figure(share, text)}
+
+
+def _time(seconds: float) -> Figure:
+    text = f"{1e3 * seconds:.4g} ms" if seconds > 1e-4 else f"{1e6 * seconds:.3g} µs"
+    return Figure(seconds, text)
+
+
+def _size(num_bytes: float) -> Figure:
     from rich.filesize import decimal
 
-    return decimal(int(num_bytes))
+    return Figure(num_bytes, decimal(int(num_bytes)))

@@ -57,10 +57,11 @@ def shapes_of(config: DataConfig, num_classes: int | None = None) -> Shapes:
         return Shapes(image, num_classes)
     folder = Path(config.path or "") / "train"
     if config.name == "image_folder" and folder.is_dir():
-        names = [p.name for p in folder.iterdir() if p.is_dir()]
-        return Shapes(image, sum(not name.startswith(".") for name in names))
+        names = [path.name for path in folder.iterdir() if path.is_dir()]
+        if num := sum(not name.startswith(".") for name in names):
+            return Shapes(image, num)
     note = (
-        f"`{config.path}` cannot be read: {IMAGENET} classes are assumed, unless "
-        "--num-classes says how many."
+        f"`{config.path}` does not tell the number of classes: {IMAGENET} are assumed; "
+        "--num-classes changes it."
     )
     return Shapes(image, IMAGENET, (note,))

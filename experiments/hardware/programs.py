@@ -14,11 +14,12 @@ from experiments.hardware.targets import Target
 from experiments.train.memory import peak_of
 
 TOO_LARGE = re.compile(
-    r"RESOURCE_EXHAUSTED.*?([\d.]+[KMGT]?)\)? (?:exceeds available HBM \(|of )"
-    r"([\d.]+[KMGT]?)",
+    r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT])\)? (?:exceeds available HBM \(|of )"
+    r"([\d.]+)([KMGT])",
     re.DOTALL,
 )
 """How libtpu says what a program needs, and what it may use."""
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Costs(NamedTuple):
@@ -35,10 +36,10 @@ class Costs(NamedTuple):
 
 
 class TooLarge(NamedTuple):
-    """The compiler found no room for the program."""
+    """The compiler found no room for the program; in bytes."""
 
-    needed: str
-    room: str
+    needed: int
+    room: int
 
 
 def compiled_for(
@@ -75,10 +76,9 @@ def costs_of(target: Target, step: jax.stages.Lowered) -> Costs | TooLarge:
     try:
         program = step.compile(target.options)
     except jax.errors.JaxRuntimeError as error:
-        found = TOO_LARGE.search(str(error))
-        if found is None:
+        if (found := too_large(str(error))) is None:
             raise
-        return TooLarge(*found.groups())
+        return found
     text, used = program.as_text() or "", program.memory_analysis()
     assert used is not None
     on_tpu = target.platform == "tpu"
@@ -91,6 +91,17 @@ def costs_of(target: Target, step: jax.stages.Lowered) -> Costs | TooLarge:
         analysis["bytes accessed"] if analysis else hlo.traffic(text),
         hlo.cycles(text) if on_tpu else None,
         collectives_of(text),
+    )
+
+
+def too_large(error: str) -> TooLarge | None:
+    """Returns what the compiler of a TPU says when a program does not fit."""
+    found = TOO_LARGE.search(error)
+    if found is None:
+        return None
+    needed, needed_unit, room, unit = found.groups()
+    return TooLarge(
+        int(float(needed) * UNITS[needed_unit]), int(float(room) * UNITS[unit])
     )
 
 

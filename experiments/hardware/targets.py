@@ -4,6 +4,7 @@
 The compilers come with libtpu and JAX's CUDA plugin, and need no device.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -22,12 +23,16 @@ TPU_MEMORY = {
     "tpu7x": 94.74,
 }  # fmt: skip
 """GiB of a device that a program may use, by the compiler of libtpu 0.0.52."""
+COMPILERS = {"tpu": ["libtpu"], "cuda": ["jax-cuda13-plugin", "jax-cuda12-plugin"]}
+"""The packages that have one; any of them will do, the first is what we install."""
 PER_HOST = 8
 """GPUs."""
-# Where no TPU is, libtpu would ask the network which of them it has.
+# Where no TPU is, libtpu would ask the network which of them it has. XLA would write a
+# line that asks for a report when it takes minutes; its errors are raised as well.
 ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -103,7 +108,8 @@ class Target(NamedTuple):
     platform: str  # tpu or cuda
     devices: list[Any]
     memory: int  # bytes of each
-    card: Card | None  # of a GPU
+    compiler: str  # package and version
+    card: Card | None = None  # of a GPU
 
     @property
     def options(self) -> dict[str, Any]:
@@ -122,7 +128,7 @@ def find(name: str) -> Target:
     """
     kind, layout = parse(name)
     platform = "cuda" if kind in CARDS else "tpu"
-    _require_compiler(platform, name)
+    compiler = _compiler(platform, name)
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     import jax
@@ -139,7 +145,7 @@ def find(name: str) -> Target:
             target_config=card.config,
             topology=f"1x{hosts}x{num // hosts}",
         ).devices
-        return Target(name, platform, list(devices), card.memory, card)
+        return Target(name, platform, list(devices), card.memory, compiler, card)
     # As JAX has it on v4: the two cores of a chip are one device.
     options = {"chip_config_name": "megacore"} if kind == "v4" else {}
     try:
@@ -151,7 +157,8 @@ def find(name: str) -> Target:
         raise UserError(
             f"`--hardware` {name} is no layout of a TPU: {text}."
         ) from error
-    return Target(name, platform, list(devices), int(TPU_MEMORY[kind] * 2**30), None)
+    memory = int(TPU_MEMORY[kind] * 2**30)
+    return Target(name, platform, list(devices), memory, compiler)
 
 
 def parse(name: str) -> tuple[str, str]:
@@ -185,15 +192,17 @@ def valid_names() -> str:
     return f"{names}, or of another layout or number"
 
 
-def _require_compiler(platform: str, name: str) -> None:
-    """Raises an error that says what to install."""
-    modules = {
-        "tpu": ["libtpu"],
-        "cuda": ["jax_cuda13_plugin", "jax_cuda12_plugin"],
-    }[platform]
-    if not any(importlib.util.find_spec(module) for module in modules):
-        package = modules[0].replace("_", "-")
-        raise UserError(
-            f"compiling for {name} needs the package {package}; install it with "
-            f"`{INSTALL}`."
-        )
+def _compiler(platform: str, name: str) -> str:
+    """Returns the package of the compiler and its version.
+
+    Raises:
+        UserError: it is not installed; the error says what to install.
+    """
+    packages = COMPILERS[platform]
+    for package in packages:
+        if importlib.util.find_spec(package.replace("-", "_")):
+            return f"{package} {importlib.metadata.version(package)}"
+    raise UserError(
+        f"compiling for {name} needs the package {packages[0]}; install it with "
+        f"`{INSTALL}`."
+    )
