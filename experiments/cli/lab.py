@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.cli.command import PROGRAM, Command, Flag
-from experiments.cli.study import folder_of, run_studies
-from experiments.config import Images, StudyConfig, on
+from experiments.cli.study import folder_of, moved, run_studies
+from experiments.config import Images, StudyConfig
 from experiments.config.loading import FOLDER, SHIPPED, known, load
 from experiments.errors import UserError
 from experiments.run.folder import REPORT
@@ -50,13 +50,13 @@ class Lab(Command):
         work = [
             (
                 config,
-                folder_of(config, self.workdir),
+                folder_of(config, images, self.workdir),
                 f"{PROGRAM} study {typed}{option}",
             )
             for typed, study in studies
             for images in dict.fromkeys(self.images)
             if images == "digits" or study.probe != "cost"
-            for config in [on(study, images)]
+            for config in [moved(study, images)]
             for option in ["" if images == "digits" else f" --images {images}"]
         ]
         if not work:
@@ -64,9 +64,7 @@ class Lab(Command):
         outcomes = run_studies(console, work, overwrite=self.overwrite)
         write_page(self.workdir / REPORT, TITLE, outcomes, command)
         write_verdicts(self.workdir / VERDICTS, outcomes)
-        for outcome in outcomes:
-            study = outcome.study
-            folder = folder_of(study, self.workdir)
+        for outcome, (study, folder, _) in zip(outcomes, work, strict=True):
             write_figures(folder, study.name, outcome.pictures)
         print_table(console, front_table(outcomes))
         console.print(f"Verdicts: {self.workdir / VERDICTS}", soft_wrap=True)

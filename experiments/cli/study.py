@@ -56,11 +56,8 @@ class Study(ConfigCommand):
         """Makes the runs that are missing, prints the numbers, and writes the page."""
         from experiments.lab.outcome import front_table, write_page
 
-        try:
-            config = on(self.config, self.images)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        folder = self.workdir or folder_of(config, Path("runs/lab"))
+        config = moved(self.config, self.images)
+        folder = self.workdir or folder_of(config, self.images, Path("runs/lab"))
         work = [(config, folder, command)]
         (outcome,) = run_studies(console, work, overwrite=self.overwrite)
         write_page(folder / REPORT, config.title, [outcome], command)
@@ -70,9 +67,21 @@ class Study(ConfigCommand):
         console.print(f"Report: {folder / REPORT}", soft_wrap=True)
 
 
-def folder_of(config: StudyConfig, place: Path) -> Path:
-    """Returns the folder of the study below `place`; on digits it is not named."""
-    return place / ("" if config.images == "digits" else config.images) / config.name
+def moved(study: StudyConfig, images: Images) -> StudyConfig:
+    """Returns the study on these images.
+
+    Raises:
+        UserError: it cannot be moved there.
+    """
+    try:
+        return on(study, images)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def folder_of(study: StudyConfig, images: Images, place: Path) -> Path:
+    """Returns the folder of the study below `place`, which does not name digits."""
+    return place / ("" if images == "digits" else images) / study.name
 
 
 def run_studies(
@@ -109,7 +118,7 @@ def run_studies(
                 )
                 name = config.name
                 if config.images != "digits":
-                    name = f"{name} on {IMAGES[config.images]}"
+                    name = f"{name} on {IMAGES.get(config.images, config.images)}"
                 bar.update(name, advance=before)
                 bar.line(f"{name}: {runs - before} runs to do")
                 conduct(config, table, lambda num: bar.update(advance=num))

@@ -16,6 +16,7 @@ from experiments.config.experiment import (
     OptimizerConfig,
     TrainConfig,
 )
+from experiments.config.ranges import require
 from experiments.config.studies import (
     Changes,
     Claim,
@@ -89,7 +90,8 @@ def on(study: StudyConfig, images: Images) -> StudyConfig:
     """Returns the study on these images.
 
     Raises:
-        ValueError: its measures do not depend on the images.
+        ValueError: its measures do not depend on the images, or an accuracy to be
+            reached on digits has no counterpart.
     """
     if images == "digits":
         return study
@@ -131,7 +133,9 @@ def _claim(claim: Claim) -> Claim:
 def _measure(measure: Measure) -> Measure:
     reaching = measure.reaching
     if reaching:  # 0 where nothing is to be reached
-        reaching = TARGETS[round(100 * reaching)] / 100
+        known = {target / 100: other / 100 for target, other in TARGETS.items()}
+        require(reaching in known, "reaching", f"one of {list(known)}", reaching)
+        reaching = known[reaching]
     return dataclasses.replace(
         measure, column=_column(measure.column), reaching=reaching
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import main
+from experiments.cli.study import moved
 from experiments.config import (
     LAB_DENSE,
     Claim,
@@ -283,6 +284,19 @@ def test_a_study_on_fashion_mnist_has_the_same_rules(path):
     assert not re.search(r"digits|9[05] %(?! interval)", " ".join(texts))
     columns = [m.column for c in moved.claims for m in (c.first, c.second) if m]
     assert not re.search(r"_to_9[05]", " ".join([*columns, moved.figure.y]))
+
+
+def test_an_accuracy_without_a_counterpart_is_refused():
+    study = small_study()
+    (claim,) = study.claims
+    measure = dataclasses.replace(claim.first, how="number", reaching=0.8)
+    claim = dataclasses.replace(claim, first=measure)
+    study = dataclasses.replace(study, claims=(claim,))
+    text = r"`reaching` must be one of \[0.9, 0.95\], got 0.8"
+    with pytest.raises(ValueError, match=text):
+        on(study, "fashion_mnist")
+    with pytest.raises(UserError, match=text):
+        moved(study, "fashion_mnist")
 
 
 def test_verdicts_on_two_data_sets_are_side_by_side(tmp_path):
