@@ -21,7 +21,7 @@ BARS = "Bars: bootstrap 95 % intervals of the mean over seeds."
 UNIT = "Percentiles of the input of one unit of the last hidden layer, first seed."
 WORDS = {
     "digits": "scikit-learn's handwritten digits",
-    "fashion_mnist": "images of Fashion-MNIST, reduced to 7x7 pixels",
+    "fashion_mnist": "images of Fashion-MNIST in 7x7 pixels",
 }
 MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
 
