@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 DRAWS ?= 1000
 STEPS ?= all
+IMAGES ?= digits
 # Without drawn cases; of the ways to shard, `shard_map` and `jit` alone.
 FAST := tests/checks tests/core tests/functions tests/house \
   -m "not (hardware or processes)" -k "not (test_properties or pmap or vmap or unchecked)"
@@ -21,7 +22,7 @@ demo: $(VENV)/.experiments ## train on real digits, with and without batch norm;
 	@$(BIN)/python -m experiments demo
 
 lab: $(VENV)/.experiments ## put every claim about batch norm to the test; about eleven minutes
-	@$(BIN)/python -m experiments lab
+	@$(BIN)/python -m experiments lab --images $(IMAGES)
 
 test: $(VENV)/.dev ## the whole suite
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal

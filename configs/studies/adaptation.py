@@ -116,7 +116,7 @@ FIGURE = FigureConfig(
     panels="corruption",
     label="test accuracy",
     percent=True,
-    caption="Accuracy on corrupted digits; severity 0 leaves them as they are.",
+    caption="Accuracy on corrupted images; severity 0 leaves them as they are.",
 )
 
 

@@ -68,7 +68,7 @@ FIGURE = FigureConfig(
     y="steps_to_90",
     lines="norm",
     label="steps to 90 %",
-    caption="Steps until 90 % of the held-out digits are classified right.",
+    caption="Steps until 90 % of the held-out images are classified right.",
 )
 
 

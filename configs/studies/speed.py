@@ -62,7 +62,7 @@ FIGURE = FigureConfig(
     lines="norm",
     label="steps to 95 %",
     log_x=True,
-    caption="Steps until 95 % of the held-out digits are classified right, of 400.",
+    caption="Steps until 95 % of the held-out images are classified right, of 400.",
 )
 
 

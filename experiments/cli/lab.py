@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.cli.command import PROGRAM, Command, Flag
-from experiments.cli.study import run_studies
-from experiments.config import StudyConfig
+from experiments.cli.study import folder_of, moved, run_studies
+from experiments.config import Images, StudyConfig
 from experiments.config.loading import FOLDER, SHIPPED, known, load
 from experiments.errors import UserError
 from experiments.run.folder import REPORT
@@ -24,7 +24,10 @@ class Lab(Command):
     Without that folder here, it runs those that are shipped.
     """
 
-    usage = "[--workdir DIR] [--overwrite]"
+    usage = "[--images SET ...] [--workdir DIR] [--overwrite]"
+    images: tuple[Images, ...] = ("digits",)
+    """What the networks are trained on; of several, the verdicts are shown side by
+    side. fashion_mnist needs Debian's package `dataset-fashion-mnist`."""
     workdir: Path = Path("runs/lab")
     """The folder of the report and of the studies' folders, whose runs are kept."""
     overwrite: Flag = False
@@ -39,20 +42,30 @@ class Lab(Command):
             write_verdicts,
         )
 
-        work = [
-            (config, self.workdir / config.name, f"{PROGRAM} study {typed}")
+        studies = [
+            (typed, load(path, StudyConfig))
             for typed, (path, _) in known().items()
             if path.is_relative_to(_studies())
-            for config in [load(path, StudyConfig)]
+        ]
+        work = [
+            (
+                config,
+                folder_of(config, images, self.workdir),
+                f"{PROGRAM} study {typed}{option}",
+            )
+            for typed, study in studies
+            for images in dict.fromkeys(self.images)
+            if images == "digits" or study.probe != "cost"
+            for config in [moved(study, images)]
+            for option in ["" if images == "digits" else f" --images {images}"]
         ]
         if not work:
             raise UserError("There is no study in configs/studies/.")
         outcomes = run_studies(console, work, overwrite=self.overwrite)
         write_page(self.workdir / REPORT, TITLE, outcomes, command)
         write_verdicts(self.workdir / VERDICTS, outcomes)
-        for outcome in outcomes:
-            name = outcome.study.name
-            write_figures(self.workdir / name, name, outcome.pictures)
+        for outcome, (study, folder, _) in zip(outcomes, work, strict=True):
+            write_figures(folder, study.name, outcome.pictures)
         print_table(console, front_table(outcomes))
         console.print(f"Verdicts: {self.workdir / VERDICTS}", soft_wrap=True)
         console.print(f"Report: {self.workdir / REPORT}", soft_wrap=True)

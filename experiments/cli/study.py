@@ -11,8 +11,9 @@ import tyro
 from rich.console import Console
 
 from experiments.cli.command import ConfigCommand, Flag
-from experiments.config import StudyConfig
+from experiments.config import IMAGES, Images, StudyConfig, on
 from experiments.config.loading import load
+from experiments.errors import UserError
 from experiments.run import interrupts
 from experiments.run.folder import REPORT, locked, resuming
 from experiments.run.progress import ProgressBar
@@ -30,15 +31,19 @@ class Study(ConfigCommand):
     Runs that its folder holds already are not repeated.
     """
 
-    usage = "CONFIG [--workdir DIR] [--num-seeds N] [--overwrite]"
+    usage = "CONFIG [--images SET] [--workdir DIR] [--num-seeds N] [--overwrite]"
     config: Annotated[
         StudyConfig,
         tyro.conf.arg(name=""),
         tyro.conf.SuppressFixed,
         tyro.conf.AvoidSubcommands,
     ]
+    images: Images = "digits"
+    """What the networks are trained on. fashion_mnist needs Debian's package
+    `dataset-fashion-mnist`."""
     workdir: Path | None = None
-    """The folder of the results; runs/lab/NAME unless given."""
+    """The folder of the results; runs/lab/NAME unless given, of Fashion-MNIST
+    runs/lab/fashion_mnist/NAME."""
     overwrite: Flag = False
     """Replace the runs in the folder."""
 
@@ -51,8 +56,8 @@ class Study(ConfigCommand):
         """Makes the runs that are missing, prints the numbers, and writes the page."""
         from experiments.lab.outcome import front_table, write_page
 
-        config = self.config
-        folder = self.workdir or Path("runs/lab") / config.name
+        config = moved(self.config, self.images)
+        folder = self.workdir or folder_of(config, self.images, Path("runs/lab"))
         work = [(config, folder, command)]
         (outcome,) = run_studies(console, work, overwrite=self.overwrite)
         write_page(folder / REPORT, config.title, [outcome], command)
@@ -60,6 +65,23 @@ class Study(ConfigCommand):
         print_table(console, outcome.numbers)
         print_table(console, front_table([outcome]))
         console.print(f"Report: {folder / REPORT}", soft_wrap=True)
+
+
+def moved(study: StudyConfig, images: Images) -> StudyConfig:
+    """Returns the study on these images.
+
+    Raises:
+        UserError: it cannot be moved there.
+    """
+    try:
+        return on(study, images)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def folder_of(study: StudyConfig, images: Images, place: Path) -> Path:
+    """Returns the folder of the study below `place`, which does not name digits."""
+    return place / ("" if images == "digits" else images) / study.name
 
 
 def run_studies(
@@ -94,12 +116,15 @@ def run_studies(
                         resuming(overwrite=overwrite),
                     )
                 )
-                bar.update(config.name, advance=before)
-                bar.line(f"{config.name}: {runs - before} runs to do")
+                name = config.name
+                if config.images != "digits":
+                    name = f"{name} on {IMAGES.get(config.images, config.images)}"
+                bar.update(name, advance=before)
+                bar.line(f"{name}: {runs - before} runs to do")
                 conduct(config, table, lambda num: bar.update(advance=num))
                 new = len(table.rows) - before
                 seconds = time.perf_counter() - start
-                console.print(f"{config.name}: {new} runs in {seconds:.0f} s")
+                console.print(f"{name}: {new} runs in {seconds:.0f} s")
                 outcomes.append(conclude(config, table.rows, command))
     return outcomes
 

@@ -14,9 +14,12 @@ from experiments.config.experiment import OptimizerConfig as OptimizerConfig
 from experiments.config.experiment import ParallelConfig as ParallelConfig
 from experiments.config.experiment import ProcessesConfig as ProcessesConfig
 from experiments.config.experiment import TrainConfig as TrainConfig
+from experiments.config.lab import IMAGES as IMAGES
 from experiments.config.lab import LAB_CONV as LAB_CONV
 from experiments.config.lab import LAB_DENSE as LAB_DENSE
+from experiments.config.lab import Images as Images
 from experiments.config.lab import in_both_networks as in_both_networks
+from experiments.config.lab import on as on
 from experiments.config.lab import trains as trains
 from experiments.config.studies import AdaptationConfig as AdaptationConfig
 from experiments.config.studies import Claim as Claim

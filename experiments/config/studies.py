@@ -214,6 +214,11 @@ class StudyConfig:
     measured it must be 1."""
 
     @property
+    def images(self) -> str:
+        """The data set of the first variant; all have the same."""
+        return self.variants[0].experiment.data.name
+
+    @property
     def seeds(self) -> range:
         """The seeds of every variant."""
         return range(self.first_seed, self.first_seed + self.num_seeds)

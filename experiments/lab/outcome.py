@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.config import StudyConfig
+from experiments.config import IMAGES, StudyConfig
 from experiments.lab.figures import cell, draw, draw_percentiles, table
 from experiments.lab.runs_table import SEED, Row, is_of
 from experiments.lab.shift import PERCENTILES
@@ -19,6 +19,10 @@ from experiments.run.report import Picture, Table
 VERDICTS = "verdicts.json"
 BARS = "Bars: bootstrap 95 % intervals of the mean over seeds."
 UNIT = "Percentiles of the input of one unit of the last hidden layer, first seed."
+WORDS = {
+    "digits": "scikit-learn's handwritten digits",
+    "fashion_mnist": "images of Fashion-MNIST in 7x7 pixels",
+}
 MARKS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
 
 
@@ -62,38 +66,64 @@ def interval(effect: float, low: float, high: float, unit: str) -> str:
 
 
 def front_table(outcomes: list[Outcome]) -> Table:
-    """Returns the table of verdicts, a row for each claim."""
-    rows = [
-        [
-            outcome.study.name,
-            verdict.claim.text,
-            f"{MARKS[verdict.verdict]} {verdict.verdict}",
-            in_words(verdict),
-            f"{verdict.claim.at_least:g}",
-        ]
-        for outcome in outcomes
-        for verdict in outcome.verdicts
-    ]
+    """Returns the table of verdicts, a row for each claim.
+
+    Those of several data sets are side by side.
+    """
+    images = list(dict.fromkeys(outcome.study.images for outcome in outcomes))
+    names = ["verdict"] if len(images) == 1 else [name_of(each) for each in images]
+    rows = []
+    for group in by_study(outcomes):
+        verdicts = {outcome.study.images: outcome.verdicts for outcome in group}
+        for number, (claim, *_) in enumerate(group[0].verdicts):
+            row = [group[0].study.name, claim.text]
+            for each in images:
+                row += _cells(verdicts[each][number]) if each in verdicts else ["-"] * 2
+            rows.append([*row, f"{claim.at_least:g}"])
+    effects = [text for name in names for text in (name, "effect [95 %]")]
     note = (
         "Effects are means over paired seeds with bootstrap 95 % intervals. Supported: "
         "the interval lies at or above the limit; not supported: below; else undecided."
     )
-    return Table(["study", "claim", "verdict", "effect [95 %]", "limit"], rows, note)
+    return Table(["study", "claim", *effects, "limit"], rows, note)
+
+
+def _cells(verdict: Verdict) -> list[str]:
+    return [f"{MARKS[verdict.verdict]} {verdict.verdict}", in_words(verdict)]
+
+
+def by_study(outcomes: list[Outcome]) -> list[list[Outcome]]:
+    """Returns the outcomes of each study, on one data set or several."""
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome.study.name, []).append(outcome)
+    return list(groups.values())
+
+
+def name_of(images: str) -> str:
+    """Returns the name of a data set in texts."""
+    return IMAGES.get(images, images)
 
 
 def write_verdicts(path: Path, outcomes: list[Outcome]) -> None:
     """Writes the verdicts of all outcomes as a JSON list."""
-    found = [v.as_json(o.study.name) for o in outcomes for v in o.verdicts]
+    found = [
+        v.as_json(o.study.name, o.study.images) for o in outcomes for v in o.verdicts
+    ]
     write_atomically(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_page(path: Path, title: str, outcomes: list[Outcome], command: str) -> None:
     """Writes the page about one study or several."""
+    images = list(dict.fromkeys(outcome.study.images for outcome in outcomes))
     report.write_page(
         path,
         "lab.html",
         title=title,
-        outcomes=outcomes,
+        groups=by_study(outcomes),
+        name_of=name_of,
+        several=len(images) > 1,
+        images=" and ".join(WORDS.get(each, each) for each in images),
         front=front_table(outcomes),
         in_words=in_words,
         marks=MARKS,

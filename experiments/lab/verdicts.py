@@ -25,10 +25,11 @@ class Verdict(NamedTuple):
     num_seeds: int
     verdict: str
 
-    def as_json(self, study: str) -> dict[str, Any]:
+    def as_json(self, study: str, images: str) -> dict[str, Any]:
         """Returns the verdict with its claim and its rule in words."""
         return {
             "study": study,
+            "images": images,
             "claim": self.claim.text,
             "source": self.claim.source,
             "effect_is": self.claim.says,

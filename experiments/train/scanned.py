@@ -48,9 +48,13 @@ def program_config(config: ExperimentConfig) -> ExperimentConfig:
     return dataclasses.replace(changed(config, ARGUMENTS), name="program", seed=0)
 
 
+# Many variants of a study ask for the same examples.
+loaded = functools.cache(load_dataset)
+
+
 def in_memory(config: ExperimentConfig) -> Examples:
     """Loads the examples of a data set that fits into memory."""
-    dataset = load_dataset(config.data)
+    dataset = loaded(config.data)
     return Examples(*(Batch(s.image, s.label) for s in (dataset.train, dataset.test)))
 
 
@@ -59,7 +63,7 @@ def make_task(config: ExperimentConfig) -> Task:
     """Returns the task, with the learning rate in its optimizer's state."""
     rated = optax.inject_hyperparams(optax.scale)(step_size=1.0)
     optimizer = make_optimizer(config.optimizer, config.train.total_steps)
-    model = make_model(config, int(load_dataset(config.data).num_classes))
+    model = make_model(config, int(loaded(config.data).num_classes))
     return Task(model, optax.chain(optimizer, rated), config.train.label_smoothing)
 
 

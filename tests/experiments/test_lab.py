@@ -2,11 +2,16 @@
 """The laboratory's runs, tables and pages, on small studies."""
 
 import dataclasses
+import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from experiments.__main__ import main
+from experiments.cli.study import moved
 from experiments.config import (
     LAB_DENSE,
     Claim,
@@ -15,15 +20,25 @@ from experiments.config import (
     StudyConfig,
     changed,
     grid,
+    on,
     values,
 )
+from experiments.config.loading import load
+from experiments.data import idx
 from experiments.errors import UserError
 from experiments.lab.conduct import conduct, plan
 from experiments.lab.figures import draw
-from experiments.lab.outcome import conclude, front_table
+from experiments.lab.outcome import (
+    conclude,
+    front_table,
+    in_words,
+    write_verdicts,
+)
 from experiments.lab.runs_table import RUNS, RunsTable, missing
 from experiments.run.plots import STYLES
+from experiments.train import scanned
 from experiments.train.loop import train
+from tests.experiments.test_formats import write_idx
 
 BASE = changed(
     LAB_DENSE,
@@ -220,9 +235,126 @@ def test_conclusions_are_of_the_runs(tmp_path):
     ]
     assert verdict.effect == pytest.approx(100 * (means[0] - means[1]))
     assert front_table([outcome]).rows[0][2] == "? undecided"
+    assert front_table([outcome]).header[2:4] == ["verdict", "effect [95 %]"]
     assert len(outcome.table.rows) == 4 and "<svg" in outcome.pictures[0].svg
     numbers = outcome.numbers
     assert numbers.header == ["rate", "batch", "none"]
     assert [cells[0] for cells in numbers.rows] == ["0.1", "0.5"]
     shown = [[float(c.split(" ")[0]) for c in cells[1:]] for cells in numbers.rows]
     assert np.mean(shown, 0) == pytest.approx(np.multiply(100, means), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path("configs/studies").glob("*.py")), ids=lambda path: path.stem
+)
+def test_a_study_on_fashion_mnist_has_the_same_rules(path):
+    """Seeds, limits and all settings but the images; targets where accuracies are."""
+    study = load(path, StudyConfig)
+    assert on(study, "digits") is study
+    if study.probe == "cost":
+        with pytest.raises(ValueError, match="`images` must be digits for cost, got"):
+            on(study, "fashion_mnist")
+        return
+    moved = on(study, "fashion_mnist")
+    assert (moved.images, moved.seeds, moved.name) == (
+        "fashion_mnist", study.seeds, study.name,
+    )  # fmt: skip
+    for old, new in zip(study.variants, moved.variants, strict=True):
+        assert new.settings == old.settings and new.adaptation == old.adaptation
+        num = old.experiment.data.num_train or 1437
+        back = changed(
+            new.experiment,
+            {
+                "data.name": "digits",
+                "data.num_test": None,
+                "data.downsample": 1,
+                "data.num_train": old.experiment.data.num_train,
+            },
+        )
+        assert back == old.experiment and new.experiment.data.num_train == num
+    for old, new in zip(study.claims, moved.claims, strict=True):
+        assert (new.text, new.at_least, new.unit, new.effect) == (
+            old.text, old.at_least, old.unit, old.effect,
+        )  # fmt: skip
+        for one, other in ((old.first, new.first), (old.second, new.second)):
+            if one is not None:
+                assert other.reaching == {0.0: 0.0, 0.9: 0.71}[one.reaching]
+    texts = [c.says for c in moved.claims] + [moved.figure.caption, moved.figure.label]
+    texts += [c.text for c in moved.claims]
+    assert not re.search(r"digits|9[05] %(?! interval)", " ".join(texts))
+    columns = [m.column for c in moved.claims for m in (c.first, c.second) if m]
+    assert not re.search(r"_to_9[05]", " ".join([*columns, moved.figure.y]))
+
+
+def test_an_accuracy_without_a_counterpart_is_refused():
+    study = small_study()
+    (claim,) = study.claims
+    measure = dataclasses.replace(claim.first, how="number", reaching=0.8)
+    claim = dataclasses.replace(claim, first=measure)
+    study = dataclasses.replace(study, claims=(claim,))
+    text = r"`reaching` must be one of \[0.9, 0.95\], got 0.8"
+    with pytest.raises(ValueError, match=text):
+        on(study, "fashion_mnist")
+    with pytest.raises(UserError, match=text):
+        moved(study, "fashion_mnist")
+
+
+def test_verdicts_on_two_data_sets_are_side_by_side(tmp_path):
+    study = small_study()
+    outcome = conclude(study, conducted(study, tmp_path)[0].rows, "")
+    (verdict,) = outcome.verdicts
+    changed_one = verdict._replace(verdict="supported", effect=3.0, low=2.0, high=4.0)
+    other = outcome._replace(study=on(study, "fashion_mnist"), verdicts=[changed_one])
+    alone = dataclasses.replace(study, name="alone")
+    table = front_table([outcome, other, outcome._replace(study=alone)])
+    assert table.header == [
+        "study", "claim", "digits", "effect [95 %]", "Fashion-MNIST", "effect [95 %]",
+        "limit",
+    ]  # fmt: skip
+    first, last = table.rows
+    assert first[2] == "? undecided" and first[3] == in_words(verdict)
+    assert first[4:] == ["✓ supported", "3 [2, 4] points", "1"]
+    assert last[0] == "alone" and last[2:4] == first[2:4]
+    assert last[4:] == ["-", "-", "1"]
+    write_verdicts(tmp_path / "verdicts.json", [outcome, other])
+    found = json.loads((tmp_path / "verdicts.json").read_text())
+    assert [v["images"] for v in found] == ["digits", "fashion_mnist"]
+
+
+SMALL = """
+from tests.experiments.test_lab import small_study
+
+def get_config():
+    return small_study({"norm": {"batch": {}, "none": {"norm.kind": "none"}}})
+"""
+
+
+def test_lab_on_two_data_sets(tmp_path, monkeypatch, rng):
+    """Each has its folder; the page shows both. The files are small, of noise."""
+    files = tmp_path / "files"
+    files.mkdir()
+    for part, num in (("train", 1437), ("t10k", 360)):
+        images = rng.integers(0, 256, (num, 28, 28)).astype(np.uint8)
+        labels = np.arange(num, dtype=np.uint8) % 10
+        write_idx(files / f"{part}-images-idx3-ubyte", images)
+        write_idx(files / f"{part}-labels-idx1-ubyte", labels)
+    monkeypatch.setitem(idx.INSTALLED, "fashion_mnist", files)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "configs" / "studies"
+    folder.mkdir(parents=True)
+    (folder / "small.py").write_text(SMALL)
+    scanned.loaded.cache_clear()
+    try:
+        assert main(["lab", "--images", "digits", "fashion_mnist"]) == 0
+    finally:
+        scanned.loaded.cache_clear()  # what it holds is noise
+    lab = tmp_path / "runs" / "lab"
+    for place in (lab / "small", lab / "fashion_mnist" / "small"):
+        assert len((place / RUNS).read_text().splitlines()) == 6
+        assert (place / "small.svg").exists()
+    page = (lab / "report.html").read_text()
+    assert page.count("<h2 id") == 1 and page.count("<svg") == 2
+    assert "<h3>Fashion-MNIST</h3>" in page
+    assert "study configs/studies/small.py --images fashion_mnist" in page
+    found = json.loads((lab / "verdicts.json").read_text())
+    assert [v["images"] for v in found] == ["digits", "fashion_mnist"]

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from experiments.config import on
 from experiments.lab.outcome import write_page
 from experiments.run.report import Table, write_report
 from tests.experiments.test_lab import conclude, conducted, small_study
@@ -57,7 +58,8 @@ def page(request, tmp_path_factory):
     study = small_study()
     outcome = conclude(study, conducted(study, folder)[0].rows, "a command " * 20)
     if request.param == "lab":
-        write_page(path, "A title", [outcome, outcome], "a command")
+        other = outcome._replace(study=on(study, "fashion_mnist"))
+        write_page(path, "A title", [outcome, other], "a command")
     else:
         table = Table(["a"] * 12, [["a number or two"] * 12] * 3, "A note.")
         write_report(
