@@ -16,6 +16,7 @@ from jaxbn._functions.batch_norm import batch_renorm as batch_renorm
 from jaxbn._functions.moments import compute_moments as compute_moments
 from jaxbn._functions.moments import merge_moments as merge_moments
 from jaxbn._functions.normalize import normalize as normalize
+from jaxbn._functions.recomputation import save_inputs as save_inputs
 from jaxbn._functions.running_stats import init_running_stats as init_running_stats
 from jaxbn._functions.running_stats import update_running_stats as update_running_stats
 

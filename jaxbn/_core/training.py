@@ -38,6 +38,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Inexact
 
 from jaxbn._checks.kinds import is_complex
@@ -68,6 +69,9 @@ from jaxbn._core.renorm import Correction, Target, correction
 from jaxbn._core.statistics import batch_statistics, moment_tangents
 from jaxbn._core.types import Moments
 from jaxbn._core.virtual_batches import by_virtual_batch
+
+INPUT, STATISTICS = "jaxbn_input", "jaxbn_statistics"
+"""Names for `jax.checkpoint`; derivatives alone have them, not inference or exports."""
 
 
 class Saved(NamedTuple):
@@ -139,19 +143,31 @@ def _normalize(
     return _forward(static, batch, params, target)[0]
 
 
-@functools.partial(jax.jit, static_argnames="static")
+@functools.partial(jax.jit, static_argnames=("static", "named"))
 def _forward(
-    static: Static, batch: Batch, params: Params, target: Target | None
+    static: Static,
+    batch: Batch,
+    params: Params,
+    target: Target | None,
+    *,
+    named: bool = False,
 ) -> tuple[Result, Saved]:
-    """Returns the result and what the derivative needs."""
+    """Returns the result and what the derivative needs.
+
+    With names for the input and the statistics, from which all else is computed.
+    """
     layout, known, activation, dtype = static
     (x, weights, residual, segments), (scale, bias, _) = batch[:4], params
+    if named:
+        x = checkpoint_name(x, INPUT)
     at = functools.partial(layout.at_examples, segments=segments)
     epsilon = epsilon_of(static, params)
     differs = layout.differs(scale, bias)
     if differs:
         scale, bias = layout.as_rows((scale, bias))
     statistics = batch_statistics(x, weights, segments, layout, known)
+    if named:
+        statistics = checkpoint_name(statistics, STATISTICS)
     anchor, shift, var = own(statistics[:3], layout.sync)
     var = layout.pool(var)
     rho = reciprocal_deviation(var, epsilon)
@@ -195,7 +211,7 @@ def _normalize_jvp(
     primals: tuple[Batch, Params, Target | None],
     tangents: tuple[Batch, Params, Target | None],
 ) -> tuple[Result, Result]:
-    result, saved = _forward(static, *primals)
+    result, saved = _forward(static, *primals, named=True)
     batch_dot, params_dot, _ = tangents
     # Under `checkpoint` reverse mode keeps the arguments alone, and computes centered
     # values, z and the ReLU's mask from them again. Within one program it may share

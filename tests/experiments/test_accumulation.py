@@ -214,7 +214,7 @@ def test_weights_are_those_of_the_last_update(run, tmp_path):
     assert f"{last.test_accuracy:.2%}" in result.stdout
 
 
-def test_the_start_weighs_as_after_so_many_updates(run):
+def test_the_start_weighs_as_after_three_updates(run):
     result = run_here("diagnose", run, "--checkpoint", 11)
     assert not result.stderr
     page = (run / "diagnosis.html").read_text("utf-8")

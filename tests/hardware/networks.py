@@ -11,20 +11,22 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+import jaxbn
 import jaxbn.linen
 
 FLAX, OUTSIDE, FUSED = "flax", "jaxbn, ReLU outside", "jaxbn, ReLU fused"
+SAVING = "jaxbn, inputs saved"  # by `save_inputs`; ReLU fused where no residual is
 NORMS = FLAX, OUTSIDE, FUSED
 
 
 def normalized(norm, dtype, x, *, residual=None, relu=True, name):
     """A norm, or none, the residual and ReLU."""
     options = {"use_running_average": False, "momentum": 0.9, "name": name}
-    if norm == FUSED:
+    if norm == FUSED or (norm == SAVING and residual is None):
         activation = jax.nn.relu if relu else None
         module = jaxbn.linen.BatchNorm(activation=activation, **options)
         return module(x, residual=residual)
-    if norm == OUTSIDE:
+    if norm in (OUTSIDE, SAVING):
         x = jaxbn.linen.BatchNorm(**options)(x)
     elif norm == FLAX:
         x = nn.BatchNorm(dtype=dtype, **options)(x)
@@ -66,6 +68,19 @@ class Block(nn.Module):
         return nn.Dense(1000, dtype=self.dtype)(x.mean((1, 2))).astype(jnp.float32)
 
 
+class Stem(nn.Module):
+    """7x7 with a stride of 2, and a pool with another."""
+
+    norm: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(64, (7, 7), 2, use_bias=False, dtype=self.dtype)(x)
+        x = normalized(self.norm, self.dtype, x, name="bn")
+        return nn.max_pool(x, (3, 3), (2, 2), "SAME")
+
+
 class ResNet(nn.Module):
     """A stem, stages of bottlenecks, and 1000 classes."""
 
@@ -75,14 +90,16 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = nn.Conv(64, (7, 7), 2, use_bias=False, dtype=self.dtype)(x)
-        x = normalized(self.norm, self.dtype, x, name="bn")
-        x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        stem, bottleneck = Stem, Bottleneck
+        if self.norm == SAVING:
+            saving = functools.partial(nn.remat, policy=jaxbn.save_inputs)
+            stem, bottleneck = saving(Stem), saving(Bottleneck)
+        x = stem(self.norm, self.dtype)(x)
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 channels = 64 * 2**stage
-                x = Bottleneck(self.norm, self.dtype, channels, stride)(x)
+                x = bottleneck(self.norm, self.dtype, channels, stride)(x)
         return nn.Dense(1000, dtype=self.dtype)(x.mean((1, 2))).astype(jnp.float32)
 
 

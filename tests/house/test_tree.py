@@ -225,10 +225,11 @@ def test_arrays_are_positional_and_all_else_is_keyword_only(public):
             parameter.KEYWORD_ONLY,
             parameter.POSITIONAL_OR_KEYWORD,
             parameter.VAR_POSITIONAL,  # the arrays of a user's function
+            parameter.VAR_KEYWORD,  # what JAX tells a policy
         )
         if parameter.kind == parameter.POSITIONAL_OR_KEYWORD:
             array = ("x", "mean", "var", "scale", "bias")
             modules = ("module", "variables", "model", "apply", "forward", "batches")
             modules += ("weights", "path", "params", "state", "network", "function")
-            modules += ("batch_stats",)
+            modules += ("batch_stats", "primitive")
             assert name in (*array, "stats", "moments", "num_features", *modules)
