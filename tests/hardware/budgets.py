@@ -18,12 +18,7 @@ from experiments.hardware import hlo
 from experiments.hardware.programs import compiled_for
 from experiments.hardware.targets import find
 from tests.hardware import networks
-<<<<<<< HEAD
-from tests.hardware.networks import FLAX, FUSED, OUTSIDE
-=======
 from tests.hardware.networks import FLAX, FUSED, OUTSIDE, SAVING
-from tests.hardware.targets import DEVICES, compiled, num_bytes
->>>>>>> dde4a2f988f4cd9dccb2b87a6bcfd3d7f4389223
 
 TPU, GPU = "v5e:2x2", "h200:1"  # one device of the first
 ON_TPU = {"Mcycles": 1.005, "temp GB": 1.005}
@@ -59,17 +54,10 @@ SMALL = (
     Step(GPU, networks.one_a_stage, BF16, 64, gpu(0.95, temp=1.01)),
 )
 LARGE = (
-<<<<<<< HEAD
     Step(TPU, networks.one_a_stage, F32, 64, ON_TPU),
     Step(TPU, networks.one_a_stage, BF16, 256, ON_TPU),
-    Step(GPU, networks.resnet50, BF16, 256, gpu(0.93)),
+    Step(GPU, networks.resnet50, BF16, 256, gpu(0.93), gpu(0.99, temp=0.79)),
     Step(GPU, networks.resnet50, F32, 256, gpu(0.96)),
-=======
-    Step("tpu", networks.one_a_stage, F32, 64, TPU),
-    Step("tpu", networks.one_a_stage, BF16, 256, TPU),
-    Step("cuda", networks.resnet50, BF16, 256, gpu(0.93), gpu(0.99, temp=0.79)),
-    Step("cuda", networks.resnet50, F32, 256, gpu(0.96)),
->>>>>>> dde4a2f988f4cd9dccb2b87a6bcfd3d7f4389223
 )
 
 
