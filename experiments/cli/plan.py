@@ -59,7 +59,12 @@ class Plan(ConfigCommand):
 
         config = training.on(target, self.config)
         shapes = shapes_of(config.data, self.num_classes)
-        print_notes(console, [*shapes.notes, *_notes(self.config)])
+        what = (
+            f"A training step of {config.data.batch_size} examples in "
+            f"{config.train.dtype}, by {config.parallel.mode} over "
+            f"{len(target.devices)} devices of {target.name}."
+        )
+        print_notes(console, [what, *shapes.notes, *_notes(self.config)])
         found: dict[str, Costs | TooLarge] = {}
         flops: dict[str, float] = {}
         with ProgressBar(console, None, target.name) as bar:
@@ -124,9 +129,7 @@ def table_of(
         header,
         rows,
         _note(target, config),
-        title=f"{config.name} on {target.name}: a training step of "
-        f"{config.data.batch_size} examples in {config.train.dtype}, "
-        f"{config.parallel.mode} over {len(target.devices)} devices",
+        title=f"{config.name} on {target.name}",
     )
 
 
