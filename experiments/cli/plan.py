@@ -142,14 +142,14 @@ def _ratio(ours: Figure | None, other: Figure | None) -> str:
 
 def _note(target: Target, config: ExperimentConfig) -> str:
     """Returns what the figures are."""
-    text = f"Predictions of the compiler ({target.compiler}), not measurements."
+    text = f"Predictions from what {target.compiler} compiles, not measurements."
     if target.card is None:
         return text
     card, dtype = target.card, config.train.dtype
     return (
-        f"{text} Time by memory: the bytes at {card.bandwidth / 1e12:.4g} TB/s; by "
+        f"{text} Bytes are counted over the compiled kernels. Time by memory: the bytes at {card.bandwidth / 1e12:.4g} TB/s; by "
         f"arithmetic: the operations at {card.flops[dtype] / 1e12:.4g} TFLOP/s. A step "
-        "takes no less than the longer, and the collectives besides."
+        "takes no less than the longer of them, and then its collectives."
     )
 
 

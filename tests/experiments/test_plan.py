@@ -195,7 +195,7 @@ def test_the_table():
     assert rows["estimated cycles"] == ["50", "100", "0.500"]
     assert rows["all-reduces"] == ["2", "-", "-"]
     assert rows["all-gather bytes"] == ["-", "8 bytes", "-"]
-    assert "Predictions of the compiler (jax), not measurements." in table.note
+    assert "Predictions from what jax compiles, not measurements." in table.note
 
 
 def test_the_table_of_a_gpu_has_a_roofline():
