@@ -147,9 +147,10 @@ def _note(target: Target, config: ExperimentConfig) -> str:
         return text
     card, dtype = target.card, config.train.dtype
     return (
-        f"{text} Bytes are counted over the compiled kernels. Time by memory: the bytes at {card.bandwidth / 1e12:.4g} TB/s; by "
-        f"arithmetic: the operations at {card.flops[dtype] / 1e12:.4g} TFLOP/s. A step "
-        "takes no less than the longer of them, and then its collectives."
+        f"{text} Bytes are counted over the compiled kernels. Time by memory: the "
+        f"bytes at {card.bandwidth / 1e12:.4g} TB/s; by arithmetic: the operations at "
+        f"{card.flops[dtype] / 1e12:.4g} TFLOP/s. A step takes no less than the longer "
+        "of them, and then its collectives."
     )
 
 
