@@ -10,7 +10,7 @@ allocator.
 
 Cost: a minute on 2 CPU cores.
 Expected: flax / jaxbn about 1 forward, 1.2 to 1.4 forward + backward, and 2 and more
-masked. Eight segments take 1.6 to 1.8 times as long as none.
+masked. Eight segments take 0.6 to 1.4 times as long as none.
 """
 
 from experiments.config import BenchConfig

@@ -231,6 +231,8 @@ def _tangent(
     layout, working = static.layout, saved.anchor.dtype
     scale_dot, bias_dot, epsilon_dot = params_dot
     x_dot = layout.zero_in_no_segment(x_dot.astype(working), saved.segments)
+    if residual_dot is not None:
+        residual_dot = layout.zero_in_no_segment(residual_dot, saved.segments)
     at = functools.partial(layout.at_examples, segments=saved.segments)
     anchor, shift, rho = map(at, (saved.anchor, saved.shift, saved.rho))
     differs = layout.differs(scale_dot, bias_dot)
@@ -273,8 +275,10 @@ def _tangent(
     if differs:
         slope_dot = slope_dot + jnp.zeros_like(offset_dot)
         offset_dot = offset_dot + jnp.zeros_like(slope_dot)
-        # The sum that this is transposed to may have met NaN in no segment.
+        # After the sums that these transpose to: before them, a select of the cotangent
+        # would be a pass of its own on CPU.
         slope_dot = layout.zero_in_no_segment(slope_dot, saved.segments)
+        offset_dot = layout.zero_in_no_segment(offset_dot, saved.segments)
     spread = functools.partial(layout.spread, like=x_dot)
     offset_dot, slope_dot = xla.spread_together(offset_dot, slope_dot, spread)
     z_dot = affine(x_dot, slope, None, residual_dot, layout)
@@ -282,7 +286,6 @@ def _tangent(
     y_dot = zero_where_left_out(
         _activation_tangent(static, saved, centered, z_dot), saved.weights
     )
-    y_dot = layout.zero_in_no_segment(y_dot, saved.segments)
     moments_dot = Moments(all_dot[0], 2 * all_dot[1], jnp.zeros_like(saved.count))
     return y_dot, moments_dot
 
@@ -293,7 +296,8 @@ def _centered_again(static: Static, saved: Saved) -> Float[Array, "*n"]:
     again = saved.x.astype(saved.anchor.dtype)
     again = xla.subtract_again(again, saved.anchor, expand)
     again = xla.subtract_again(again, saved.shift, expand)
-    return zero_where_left_out(again, saved.weights)
+    again = zero_where_left_out(again, saved.weights)
+    return static.layout.zero_in_no_segment(again, saved.segments)
 
 
 def _activation_tangent(

@@ -37,9 +37,6 @@ def save_inputs(primitive: Any, *avals: Any, **params: Any) -> Any:
     Returns:
         Whether its result is saved.
 
-    Raises:
-        Nothing.
-
     Example:
         >>> import jax
         >>> import jax.numpy as jnp

@@ -200,7 +200,7 @@ def test_ids_that_are_not_known_count_for_nothing(inputs):
     "activation", [None, jax.nn.relu, jnp.tanh, lambda z: jnp.sin(z) + 1]
 )
 def test_nan_in_no_segment_passes_nowhere(inputs, activation, scale):
-    """Neither to the output nor to any gradient, in training and inference."""
+    """To no output, gradient or tangent, in training and inference."""
     single = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), inputs)
     single = with_params(single, scale=scale)
     ids = jnp.asarray(np.where(IDS == 3, [-1, 99] * 6, IDS))
@@ -222,8 +222,13 @@ def test_nan_in_no_segment_passes_nowhere(inputs, activation, scale):
         return y, moments.mean, moments.var
 
     def slopes(inputs, ids, inference, mask=None):
-        primals, pull = jax.vjp(lambda i: results(i, ids, inference, mask), inputs)
-        return primals, pull(jax.tree.map(jnp.cos, primals))
+        of_inputs = functools.partial(results, ids=ids, inference=inference, mask=mask)
+        primals, pull = jax.vjp(of_inputs, inputs)
+        ones = jax.tree.map(jnp.ones_like, inputs)
+        pushed = jax.jvp(of_inputs, (inputs,), (ones,))[1]
+        dy, *dmoments = map(jnp.cos, primals)
+        dy = jnp.where(outside, jnp.nan, dy)
+        return primals, pull((dy, *dmoments)), pushed
 
     for inference in (False, True):
         both = jax.jit(functools.partial(slopes, inference=inference))
