@@ -208,6 +208,8 @@ def test_public_names_are_documented(public):
     sections = {"Example:", "References:"}
     if inspect.isfunction(public):
         sections |= {"Args:", "Returns:", "Raises:"}
+    if public is jaxbn.save_inputs:  # JAX calls it, and it raises nothing
+        sections.remove("Raises:")
     if issubclass(type(public), type) and issubclass(public, tuple):
         sections = {"Attributes:"}
     assert all(s in text for s in sections), sections
