@@ -104,7 +104,9 @@ class Checkpoints:
 
     def next_start(self) -> str:
         """Returns what command does what next, once this run has ended."""
-        if self._latest is None:  # what is in the folder is not of this run
+        # What is in the folder may be of the run before; or this run may have written
+        # its first checkpoint without having returned from that.
+        if self._latest is None and (self._begins or latest_step(self._run) is None):
             return "the same command starts again"
         return next_start(self._run, overwrite=self._begins)
 
