@@ -10,26 +10,14 @@ import jax.numpy as jnp
 from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 
-# Calls whose body may stand in their place, and the parameter that holds it.
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-}
-# These have a derivative of their own, which is lost where the body stands in their
-# place: only those that take params are opened, so that `jax.nn.relu` stays one.
-WITH_DERIVATIVE = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
-# Pointwise functions of `jax.nn` that are called again instead of opened, so that an
-# exporter that has an operation of its own for one, such as ONNX's `Relu`, sees it.
-ACTIVATIONS = {
-    "celu", "elu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu",
-    "log_sigmoid", "mish", "relu", "relu6", "selu", "silu", "soft_sign", "softplus",
-    "squareplus",
-}  # fmt: skip
+from jaxbn._folding.calls import (
+    activation_of,
+    body_of,
+    called_name,
+    equation_alone,
+    is_matmul,
+)
+
 VIEWS = {
     "reshape",
     "broadcast_in_dim",
@@ -83,7 +71,7 @@ class Operation:
     @property
     def title(self) -> str:
         """How messages call it: by the function's name where it is a call."""
-        return _called(self.equation)
+        return called_name(self.equation)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -112,9 +100,9 @@ class Operation:
         with jax.named_scope(self.outer_scope):
             if self.activation is not None:
                 return [getattr(jax.nn, self.activation)(*given)]
-            if _is_matmul(equation):
+            if is_matmul(equation):
                 return [jnp.matmul(*given, precision=self.params["precision"])]
-            return eval_jaxpr(_alone(equation, self.around), (), *given)
+            return eval_jaxpr(equation_alone(equation, self.around), (), *given)
 
     @property
     def scope(self) -> str:
@@ -188,8 +176,8 @@ def _inline(
         takes_params = any(value.is_parameter for value in values)
         activation = None
         if not takes_params:
-            activation = _activation(equation, closed.jaxpr)
-        body = None if activation else _body(equation, takes_params)
+            activation = activation_of(equation, closed.jaxpr)
+        body = None if activation else body_of(equation, takes_params)
         if body is None:
             operation = Operation(equation, closed.jaxpr, scope, values)
             operation.activation = activation
@@ -221,76 +209,6 @@ def inside(operation: Operation) -> list[Operation]:
 def _join(scope: str, equation: JaxprEqn) -> str:
     own = str(equation.source_info.name_stack)
     return "/".join(part for part in (scope, own) if part)
-
-
-def _alone(equation: JaxprEqn, around: Jaxpr) -> Jaxpr:
-    """The jaxpr of one equation, as a function of its operands in order."""
-    given = [var for var in equation.invars if not isinstance(var, Literal)]
-    return around.replace(
-        constvars=[],
-        invars=given,
-        outvars=equation.outvars,
-        eqns=[equation],
-        effects=equation.effects,
-        debug_info=around.debug_info._replace(
-            arg_names=("",) * len(given), result_paths=("",) * len(equation.outvars)
-        ),
-    )
-
-
-def _called(equation: JaxprEqn) -> str:
-    """The name of the function that an equation calls, or that of its primitive."""
-    name = equation.primitive.name
-    if name in WITH_DERIVATIVE:
-        body = equation.params[WITH_DERIVATIVE[name]]
-        return body.jaxpr.debug_info.func_name
-    return equation.params["name"] if name in ("jit", "pjit") else name
-
-
-def _activation(equation: JaxprEqn, around: Jaxpr) -> str | None:
-    """The activation that an equation is a call of, with its default arguments."""
-    name = _called(equation)
-    if name not in ACTIVATIONS or not hasattr(jax.nn, name):
-        return None
-    x: Any = equation.invars[0].aval
-    theirs = jax.make_jaxpr(getattr(jax.nn, name))(
-        jax.ShapeDtypeStruct(x.shape, x.dtype)
-    )
-    # Printed, variables are named in order.
-    same = str(theirs.jaxpr) == str(_alone(equation, around))
-    return name if same else None
-
-
-def _is_matmul(equation: JaxprEqn) -> bool:
-    """Whether it is `jnp.matmul` with a matrix, as exporters know it.
-
-    Of `dot_general` jax2onnx makes a `Gemm` with a zero for a bias, to which ONNX
-    Runtime adds none; of a `MatMul` and an addition it makes one `Gemm`.
-    """
-    if equation.primitive.name != "dot_general":
-        return False
-    avals: list[Any] = [v.aval for v in (*equation.invars, *equation.outvars)]
-    left, right, out = avals
-    last = len(left.shape) - 1
-    return (
-        last >= 1
-        and len(right.shape) == 2
-        and equation.params["dimension_numbers"] == (((last,), (0,)), ((), ()))
-        and equation.params.get("out_sharding") is None
-        and left.dtype == right.dtype == out.dtype
-    )
-
-
-def _body(equation: JaxprEqn, takes_params: bool) -> ClosedJaxpr | None:
-    """The jaxpr that may stand in the place of a call."""
-    name = equation.primitive.name
-    key = CALLS.get(name)
-    if takes_params:
-        key = WITH_DERIVATIVE.get(name, key)
-    if key is None:
-        return None
-    body = equation.params[key]
-    return ClosedJaxpr(body, ()) if isinstance(body, Jaxpr) else body
 
 
 def _result(aval: Any, operation: Operation) -> Value:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, jaxprs_in_params
 
-from jaxbn._folding.graph import CALLS, VIEWS, WITH_DERIVATIVE, Graph, Operation, Value
+from jaxbn._folding.calls import CALLS, WITH_DERIVATIVE
+from jaxbn._folding.graph import VIEWS, Graph, Operation, Value
 
 POINTWISE = {
     "abs", "add", "add_any", "convert_element_type", "copy", "div", "erf", "exp", "gt",
