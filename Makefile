@@ -8,6 +8,7 @@ JOBS ?= 2
 DRAWS ?= 1000
 STEPS ?= all
 IMAGES ?= digits
+MARKS ?= not (hardware or clients or networks)
 # Without drawn cases; of the ways to shard, `shard_map` and `jit` alone.
 FAST := tests/checks tests/core tests/functions tests/house \
   -m "not (hardware or processes)" -k "not (test_properties or pmap or vmap or unchecked)"
@@ -25,7 +26,7 @@ lab: $(VENV)/.experiments ## put every claim about batch norm to the test; about
 	@$(BIN)/python -m experiments lab --images $(IMAGES)
 
 test: $(VENV)/.dev ## the whole suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "$(MARKS)"
 
 test-fast: $(VENV)/.dev ## the behaviour of the core; two minutes
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(FAST)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from jaxbn import nnx as nnx
     from jaxbn import population as population
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ON_FIRST_USE = ("conversion", "convert", "folding", "linen", "nnx", "population")
 

@@ -35,7 +35,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compilation dwarfs any deadline, and makes shrinking take minutes; in `ci` every run
 # draws the same cases.
 COMMON = {"deadline": None, "print_blob": True, "phases": [hypothesis.Phase.generate]}
-hypothesis.settings.register_profile("ci", derandomize=True, max_examples=30, **COMMON)
+hypothesis.settings.register_profile("ci", derandomize=True, max_examples=15, **COMMON)
 hypothesis.settings.register_profile(
     "fuzz", max_examples=int(os.environ.get("DRAWS", "1000")), **COMMON
 )

@@ -24,11 +24,10 @@ LONGER = ("--train.num-steps", "80", "--train.checkpoint-every", "40")
     ("--seed", "2", "--optimizer.name", "adam", "--optimizer.learning-rate", "0.003"),
     ("--seed", "3", "--data.batch-size", "512"),
     ("--data.num-empty", "10", "--norm.kind", "renorm", "--norm.debias"),
-    ("--model.name", "conv", "--model.hidden", "4", "8", "--train.dtype", "bfloat16"),
-    ("--model.name", "step_gru"),
-    ("--norm.virtual-batch-size", "16", "--norm.unbiased"),
-    ("--optimizer.name", "momentum", "--optimizer.weight-decay", "1e-4",
-     "--model.dropout", "0.2"),
+    ("--model.name", "conv", "--model.hidden", "4", "8", "--train.dtype", "bfloat16",
+     "--norm.virtual-batch-size", "16", "--norm.unbiased", "--model.dropout", "0.2"),
+    ("--model.name", "step_gru", "--optimizer.name", "momentum",
+     "--optimizer.weight-decay", "1e-4"),
 ])  # fmt: skip
 def test_healthy_runs_have_no_alarm(tmp_path, more):
     folder = trained(tmp_path / "run", *LONGER, *more)

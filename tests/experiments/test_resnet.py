@@ -159,7 +159,7 @@ def test_learns(dtype):
     config = ExperimentConfig(
         name="a",
         data=DataConfig(batch_size=16, num_train=1280),  # no ragged batch to compile
-        model=ModelConfig(name="resnet18"),
+        model=ModelConfig(name="resnet18", width=16),
         optimizer=OptimizerConfig(
             name="momentum",
             learning_rate=0.02,
@@ -172,4 +172,4 @@ def test_learns(dtype):
         ),
     )
     records = list(train(config))
-    assert records[-1].loss < 0.7 * records[0].loss
+    assert records[-1].loss < 0.8 * records[0].loss

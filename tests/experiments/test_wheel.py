@@ -15,6 +15,7 @@ from tests.experiments.commands import ROOT
 
 pytestmark = pytest.mark.processes
 FEW = ("--train.num-steps", "5")
+TINY = ("--shape", "4", "4", "4", "2", "--rounds", "1")
 
 
 def call(*command, cwd, **kwargs):
@@ -108,6 +109,6 @@ def test_trains_by_name(program, empty, start):
 
 
 def test_the_timed_process_is_found(program, empty):
-    result = call(program, "bench", "bench_tracing", "--rounds", "1", cwd=empty)
+    result = call(program, "bench", "bench_layer", *TINY, cwd=empty)
     assert result.returncode == 0, result.stderr
-    assert (empty / "runs/bench_tracing/bench.json").is_file()
+    assert (empty / "runs/bench_layer/bench.json").is_file()
