@@ -38,6 +38,16 @@ def check_has_count(path: tuple[str, ...], momentum: object) -> None:
         )
 
 
+def check_counts(has_count: bool) -> None:
+    """A layer must have been made with the fields for which it counts."""
+    if not has_count:
+        raise ValueError(
+            "`count` must be in a layer with `debias`, `momentum=None` or a schedule; "
+            "one of them was set after it was made. Set it in the constructor, or add "
+            "`norm.count = nnx.BatchStat(jnp.zeros_like(norm.var[...]))`."
+        )
+
+
 def check_same_variables(given: Mapping[str, Any], module: Mapping[str, Any]) -> None:
     """`variables`, by path, must have the names and shapes of the module's."""
     missing, unknown = _other_names(module, given), _other_names(given, module)

@@ -42,7 +42,7 @@ def check_segments(
     if number is None:
         raise ValueError(
             "`num_segments` must be given with `segment_ids`, got None: the statistics "
-            "need a static shape."
+            "need a static shape. A layer takes it in its constructor."
         )
     check_array(segment_ids, name="segment_ids")
     if not jnp.issubdtype(segment_ids.dtype, jnp.integer):

@@ -3,6 +3,7 @@
 
 import operator
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array
@@ -69,6 +70,27 @@ def check_stacked_axis(axis: object, count_shape: tuple[int, ...]) -> int:
             f"count of shape {count_shape}, got {axis}."
         )
     return axis % ndim
+
+
+def check_no_schedule(**limits: object) -> None:
+    """A limit of a call is a number: a call does not know how many came before."""
+    for name, value in limits.items():
+        if callable(value):
+            raise TypeError(
+                f"`{name}` must be a number here, got a function; give a schedule to "
+                "the constructor of `BatchRenorm`, which counts its updates."
+            )
+
+
+def check_limits_fit(stats_shape: tuple[int, ...], **limits: Any) -> None:
+    """A limit is one number, or one for each statistic."""
+    for name, value in limits.items():
+        shape = np.shape(value)
+        if shape not in ((), stats_shape):
+            raise ValueError(
+                f"`{name}` must be one number, or have the shape of the statistics, "
+                f"{stats_shape}, got shape {shape}."
+            )
 
 
 def check_renorm(max_scale: object, max_shift: object) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Inexact, Integer, Shaped
 
 from jaxbn._checks.kinds import is_complex
 from jaxbn._core.collectives import Sync
-from jaxbn._core.meshes import is_cut, vary_like
+from jaxbn._core.meshes import cut_as_examples, is_cut, vary_like
 
 Weights = Bool[Array, "..."] | Float[Array, "..."] | None
 """Which positions count (bool) or how much (float): the rank of `x`, size 1 where it is
@@ -99,6 +99,8 @@ class Layout(NamedTuple):
 
         Of each segment where there are segments.
         """
+        if segments is not None:  # each example adds to its own
+            weights = jnp.broadcast_to(weights, (self.shape[0], *weights.shape[1:]))
         counts = self.total(weights.astype(dtype), segments) * self._repeats_of(weights)
         if all(weights.shape[a] == 1 for a in self.feature_axes):
             return counts.reshape(self.of_statistics[: -len(self.feature_axes)])
@@ -195,9 +197,14 @@ class Layout(NamedTuple):
         """
         if segments is None:
             return jnp.sum(x, axis=self.reduced_axes)
-        of_examples = jnp.sum(x, axis=self.reduced_axes[1:])
+        of_examples = vary_like(jnp.sum(x, axis=self.reduced_axes[1:]), segments)
+        segments = cut_as_examples(segments, of_examples)
         shape = (self.num_segments, *of_examples.shape[1:])
-        zeros = vary_like(jnp.zeros(shape, x.dtype), of_examples)
+        cut = None
+        if is_cut(of_examples):
+            columns = jax.typeof(of_examples).sharding
+            cut = columns.update(spec=jax.P(None, *columns.spec[1:]))
+        zeros = vary_like(jnp.zeros(shape, x.dtype, out_sharding=cut), of_examples)
         to_examples = partial(self.at_examples, segments=segments)
         # The transpose also where a mesh is part of the type, for which JAX cannot tell
         # how a scatter is cut.

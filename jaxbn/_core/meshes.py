@@ -26,7 +26,9 @@ def varying_axes(x: Shaped[Array, "..."]) -> frozenset[str]:
     return frozenset(kind.manual_axis_type.varying)
 
 
-def vary_like(x: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:
+def vary_like(
+    x: Float[Array, "..."], like: Shaped[Array, "..."]
+) -> Float[Array, "..."]:
     """Marks `x` as varying over the mesh axes that `like` varies over.
 
     JAX would do so wherever the two meet, and transpose each of these places to a
@@ -58,6 +60,19 @@ def cut_like(x: Shaped[Array, "*n"], like: Shaped[Array, "*n"]) -> Shaped[Array,
     if sharding.mesh.empty or jax.typeof(x).sharding.spec == sharding.spec:
         return x
     return jax.sharding.reshard(x, sharding)
+
+
+def cut_as_examples(
+    vector: Shaped[Array, " n"], x: Shaped[Array, "n ..."]
+) -> Shaped[Array, " n"]:
+    """Returns a vector cut over the mesh as the first axis of `x` is."""
+    sharding = jax.typeof(x).sharding
+    theirs = jax.typeof(vector).sharding
+    mesh = theirs.mesh if sharding.mesh.empty else sharding.mesh
+    first = jax.P(sharding.spec[0])
+    if mesh.empty or theirs.spec == first:
+        return vector
+    return jax.sharding.reshard(vector, jax.NamedSharding(mesh, first))
 
 
 def gathered_unless(num: int, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:

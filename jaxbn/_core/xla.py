@@ -36,8 +36,9 @@ def where_double_is_fast(
 ) -> Result:
     """Calls the first function on an NVIDIA GPU, the second elsewhere.
 
-    There the sums of a norm wait for memory, so that double precision costs nothing,
-    and a loop that may not run waits for the host. XLA:CPU does not vectorize double
+    There the sums of a norm are expected to wait for memory, so that double precision
+    should cost nothing, which is not measured; a loop that may not run waits for the
+    host. XLA:CPU does not vectorize double
     precision, and a TPU has none. Since jaxlib 0.10.2.
     """
     return lax.platform_dependent(*arguments, cuda=in_double, default=in_single)

@@ -23,7 +23,7 @@ from jaxbn._checks.axes import check_part_size
 from jaxbn._checks.kinds import is_complex
 from jaxbn._checks.models import check_given_once
 from jaxbn._checks.segments import check_num_segments
-from jaxbn._checks.statistics import check_momentum
+from jaxbn._checks.statistics import check_momentum, check_no_schedule
 from jaxbn._core.affine import Activation
 from jaxbn._core.moments import batch_moments
 from jaxbn._core.types import Moments, RunningStats
@@ -97,7 +97,8 @@ class Limits(NamedTuple):
         def limit(value: Limit | Float[Array, ""]) -> float | Float[Array, "..."]:
             if not callable(value):
                 return value
-            return jax.vmap(value)(jnp.ravel(count)).reshape(count.shape)
+            updates = jnp.ravel(count).astype(jnp.int32)
+            return jnp.asarray(jax.vmap(value)(updates)).reshape(count.shape)
 
         return RenormSettings(limit(self.max_scale), limit(self.max_shift))
 
@@ -141,6 +142,7 @@ def renorm_of(
     max_shift: float | Float[Array, ""] | None,
 ) -> Limits:
     """The limits of the corrections: the call's, or else the layer's."""
+    check_no_schedule(max_scale=max_scale, max_shift=max_shift)
     return Limits(
         max_scale=layer.max_scale if max_scale is None else max_scale,
         max_shift=layer.max_shift if max_shift is None else max_shift,
@@ -253,7 +255,8 @@ def call_layer(
     else:
         target = None
         if renorm is not None:
-            known = _with_known_count(state, update.momentum)
+            counted = state._replace(count=state.stats.count)  # 0 where none is kept
+            known = _with_known_count(counted, update.momentum)
             target = lift_target(lifted, known, renorm.after(known.count))
         y, moments = normalize_by_own(lifted, params, target)
     if moments is None or not update_stats:

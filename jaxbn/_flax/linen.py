@@ -48,7 +48,8 @@ class BatchNorm(nn.Module):
     - the output has the dtype of `x` unless `dtype` is given, not the widest of `x` and
       parameters; integers become float32;
     - where `mask` leaves a position out, the output is 0; a mask may have the leading
-      axes of `x`, and one with two readings is refused; floats are weights;
+      axes of `x`; one that also fits as Flax reads it is refused, except one value for
+      each example; floats are weights;
     - one value per feature in training warns, and updates nothing;
     - values out of range are refused, most of them when the module is made.
 
@@ -93,6 +94,11 @@ class BatchNorm(nn.Module):
             is applied as if after the layer.
         frozen: inference whatever the call asks for, and no gradient for scale and
             bias; `jaxbn.linen.freeze` sets it in a whole model.
+
+    Raises:
+        TypeError: an argument of the constructor is of a wrong kind.
+        ValueError: `momentum`, `epsilon`, `virtual_batch_size` or `num_segments` is out
+            of range.
 
     Example:
         >>> import jax
@@ -267,6 +273,11 @@ class BatchRenorm(BatchNorm):
         momentum: of the running statistics:
             `new = momentum * old + (1 - momentum) * batch`. PyTorch's momentum is 1
             minus this one.
+
+    Raises:
+        TypeError: an argument of the constructor is of a wrong kind.
+        ValueError: `max_scale` is below 1, `max_shift` is negative, or as for
+            `BatchNorm`.
 
     Example:
         >>> import jax

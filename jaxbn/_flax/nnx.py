@@ -14,7 +14,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, Integer, Shaped
 
-from jaxbn._checks.models import check_train_flag
+from jaxbn._checks.models import check_counts, check_train_flag
 from jaxbn._checks.segments import check_num_segments
 from jaxbn._checks.statistics import check_num_features, check_renorm
 from jaxbn._core.affine import Activation
@@ -63,7 +63,8 @@ class BatchNorm(nnx.BatchNorm):
     - the output has the dtype of `x` unless `dtype` is given, not the widest of `x` and
       parameters; integers become float32;
     - where `mask` leaves a position out, the output is 0; a mask may have the leading
-      axes of `x`, and one with two readings is refused; floats are weights;
+      axes of `x`; one that also fits as Flax reads it is refused, except one value for
+      each example; floats are weights;
     - one value per feature in training warns, and updates nothing;
     - values out of range are refused, most of them when the module is made.
 
@@ -81,7 +82,8 @@ class BatchNorm(nnx.BatchNorm):
         epsilon: added to the variance, at least 0; may be traced.
         dtype: of the output; None for that of the input. For complex input this or
             `param_dtype` must be complex.
-        param_dtype: of `scale` and `bias`; the running statistics are always float32.
+        param_dtype: of `scale` and `bias`; the running statistics are always float32,
+            the mean of a complex layer complex64.
         use_bias: whether to add a learned bias.
         use_scale: whether to multiply by a learned scale.
         bias_init: initializer of the bias.
@@ -99,12 +101,17 @@ class BatchNorm(nnx.BatchNorm):
         num_segments: keep statistics of this many segments, as in `jaxbn.linen`; `mean`
             and `var` have a leading axis, and the call needs `segment_ids`.
         unbiased: store the variance with Bessel's correction.
-        debias: leave the initial 0 and 1 out of the running statistics. Statistics of
-            a layer that did not count are taken for settled; for those the plain
-            average (`momentum=None`) counts one update.
+        debias: leave the initial 0 and 1 out of the running statistics. Statistics
+            loaded from a layer without `count` are taken for settled; with
+            `momentum=None` they count as one update.
         activation: applied last, such as `jax.nn.relu` or `nnx.PReLU()`.
         rngs: for the initializers.
         bias_metadata, scale_metadata: keyword arguments of the two `nnx.Param`.
+
+    Raises:
+        TypeError: an argument of the constructor is of a wrong kind.
+        ValueError: `momentum`, `epsilon`, `virtual_batch_size` or `num_segments` is out
+            of range.
 
     Attributes:
         frozen: inference whatever the call and `model.train()` ask for;
@@ -276,7 +283,10 @@ def _call(
         update_stats=update_stats,
         renorm=renorm,
     )
-    names = names_of_state(counts=counts_updates(norm), has=partial(hasattr, norm))
+    counts = counts_updates(norm)
+    if counts:
+        check_counts(hasattr(norm, "count"))
+    names = names_of_state(counts=counts, has=partial(hasattr, norm))
     variables = {name: getattr(norm, name) for name in names}
     state = LayerState.from_variables({k: v[...] for k, v in variables.items()})
     y, new = call_layer(call, scale, bias, state, given)
@@ -301,6 +311,11 @@ class BatchRenorm(BatchNorm):
             has a `count`.
         max_shift: the largest of the mean, in running deviations, at least 0; or its
             schedule.
+
+    Raises:
+        TypeError: an argument of the constructor is of a wrong kind.
+        ValueError: `max_scale` is below 1, `max_shift` is negative, or as for
+            `BatchNorm`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -343,7 +358,27 @@ class BatchRenorm(BatchNorm):
         max_scale: float | Float[Array, ""] | None = None,
         max_shift: float | Float[Array, ""] | None = None,
     ) -> Float[Array, "*n"]:
-        """As `BatchNorm`; `max_scale` and `max_shift` override the module's."""
+        """As `BatchNorm`, with limits that the call may set.
+
+        Args:
+            x: the input, any shape, real floating point.
+            use_running_average: as for `BatchNorm`, like all down to `update_stats`.
+            mask: which positions count.
+            segment_ids: the segment of each example.
+            scale: in place of a learned one.
+            bias: likewise.
+            residual: added before the activation.
+            update_stats: whether the running statistics are updated.
+            max_scale: overrides the module's; may be traced.
+            max_shift: overrides the module's; may be traced.
+
+        Returns:
+            The normalized input, of the shape of `x`.
+
+        Raises:
+            TypeError: an argument is of a wrong kind.
+            ValueError: as for `BatchNorm`, or a limit is out of range.
+        """
         renorm = renorm_of(self, max_scale, max_shift)
         arrays = CallArrays(mask, segment_ids, scale, bias, residual)
         return _call(self, x, arrays, use_running_average, update_stats, renorm)

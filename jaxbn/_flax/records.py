@@ -17,6 +17,8 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from jaxbn._checks.statistics import check_same_features
+from jaxbn._core.layout import compute_dtype, vector_dtype
+from jaxbn._core.meshes import cut_like
 from jaxbn._core.moments import merge_stacked
 from jaxbn._core.statistics import expand_last
 from jaxbn._core.types import Moments, RunningStats
@@ -125,7 +127,13 @@ def _names_of(prefix: str) -> tuple[str, ...]:
 
 def empty_record(mean: Inexact[Array, "*c"], var: Float[Array, "*c"]) -> Record:
     """Returns a record of nothing for a layer with these running statistics."""
-    return Record(jnp.zeros_like(mean), jnp.zeros_like(var), jnp.zeros_like(var))
+    # Half precision would lose what is added, and the count soon be infinite.
+    dtype = compute_dtype(var)
+    return Record(
+        mean=jnp.zeros_like(mean, vector_dtype(mean)),
+        var=jnp.zeros_like(var, dtype),
+        count=jnp.zeros_like(var, dtype),
+    )
 
 
 def names_of_accumulation() -> tuple[str, ...]:
@@ -137,7 +145,8 @@ def names_of_accumulation() -> tuple[str, ...]:
 def accumulation(stats: Mapping[str, Array]) -> dict[str, Array]:
     """Returns, by name, what a layer with these statistics accumulates in."""
     record = empty_record(stats["mean"], stats["var"])
-    pending = {_PENDING + name: value for name, value in stats.items()}
+    # Copies: a program may be given each buffer to write into only once.
+    pending = {_PENDING + k: jnp.array(value, copy=True) for k, value in stats.items()}
     return dict(zip(_names_of(_ACCUMULATED), record, strict=True)) | pending
 
 
@@ -150,7 +159,8 @@ def committed(variables: Mapping[str, Array]) -> dict[str, Array]:
 
     def after(name: str) -> Array:
         before = variables[name]
-        return jnp.where(counted, variables.get(_PENDING + name, before), before)
+        new = counted if before.ndim else jnp.any(counted)  # one count for all features
+        return jnp.where(new, variables.get(_PENDING + name, before), before)
 
     return {name: after(name) for name in RunningStats._fields if name in variables}
 
@@ -163,7 +173,7 @@ def add_to_record(record: Record, moments: Moments) -> Record:
     )
     both = Moments(
         *(
-            jnp.stack([old, lax.stop_gradient(new).astype(old.dtype)])
+            jnp.stack([old, cut_like(lax.stop_gradient(new).astype(old.dtype), old)])
             for old, new in zip(record, (*moments[:2], count), strict=True)
         )
     )

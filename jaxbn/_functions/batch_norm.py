@@ -73,10 +73,11 @@ def batch_norm(
             to the examples per device gives batch norm per device, without a
             collective.
         axis_name: the named axis or axes of `shard_map`, `pmap` or `vmap` over which
-            the batch is cut, as in `compute_moments`: one collective forward, one
-            backward. If gradients are taken inside the map, those of `scale` and `bias`
-            are complete under `shard_map` (`check_vma=True`), and each shard's part
-            elsewhere, as for any other function.
+            the batch is cut, as in `compute_moments`: one collective each way, and one
+            more forward where a second pass is made. If gradients are taken inside the
+            map, those of `scale` and `bias` are complete under `shard_map`
+            (`check_vma=True`), and each shard's part elsewhere, as for any other
+            function.
         axis_index_groups: groups along `axis_name`, each a batch of its own.
         residual: added before the activation, of the shape of `x`.
         activation: an element-wise function. One of `jax.nn` is part of the derivative,
@@ -92,8 +93,9 @@ def batch_norm(
         TypeError: an argument is of a wrong kind.
         ValueError: `axis` or `epsilon` is out of range, a shape does not fit `x`,
             `virtual_batch_size` does not divide the batch, `axis_name` is not bound,
-            `axis_index_groups` does not fit it, or a batch that is not synchronised has
-            one value per feature.
+            `axis_index_groups` does not fit it, `segment_ids` and `num_segments` are
+            not given together, an id that is known is out of range, or a batch that is
+            not synchronised has one value per feature.
 
     Example:
         >>> import jax

@@ -30,7 +30,7 @@ from jaxbn._checks.axes import (
     check_vmap_names,
 )
 from jaxbn._checks.segments import check_segments
-from jaxbn._checks.statistics import check_renorm
+from jaxbn._checks.statistics import check_limits_fit, check_no_schedule, check_renorm
 from jaxbn._core.affine import Activation, Params, Static, is_of_jax
 from jaxbn._core.collectives import Sync
 from jaxbn._core.layout import (
@@ -149,10 +149,13 @@ def lift_target(
     lifted: Lifted, stats: RunningStats, settings: RenormSettings
 ) -> Target:
     """Checks and lifts the statistics to correct towards, and the limits."""
-    check_renorm(settings.max_scale, settings.max_shift)
+    limits = settings._asdict()
+    check_no_schedule(**limits)
+    check_renorm(**limits)
     x = lifted.batch.x
     check_real(x, name="x", reason="batch renorm is not defined for complex numbers")
     mean, var = lift_statistics(lifted, stats.mean, stats.var)
+    check_limits_fit(mean.shape, **limits)
     dtype = compute_dtype(x)
     return Target(
         mean,

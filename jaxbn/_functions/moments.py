@@ -30,12 +30,13 @@ def compute_moments(
 
     with weights $w_n = 1$ where there is no mask. Numerics:
 
-    - sums in float32, in float64 when `x` is; the results have that dtype;
-    - one pass over `x` where no mean is more than 5 deviations from 0, else a second
-      about the means. In any order of the values, with any outlier, the relative error
-      of the variance is at most 1e-5 at mean / sd up to 1e4 and 4e6 values a feature,
-      in bfloat16 too; it is never negative, nor NaN for finite `x`, and inf only where
-      it exceeds the largest number;
+    - results in float32, in float64 when `x` is; sums likewise, but always in float64
+      on an NVIDIA GPU;
+    - one pass over `x`; except on an NVIDIA GPU a second, about the means, where one is
+      more than 5 deviations from 0. In any order of the values, with any outlier, the
+      relative error of the variance is at most 1e-5 at mean / sd up to 1e4 and 4e6
+      values a feature, in bfloat16 too; it is never negative, nor NaN for finite `x`,
+      and inf only where it exceeds the largest number;
     - the variance is biased (divided by W, not W - 1);
     - where nothing counts, for an empty batch or a mask of zeros, mean, var and count
       are 0.
@@ -63,7 +64,8 @@ def compute_moments(
             the size exceeds a shard's, a part is several consecutive shards.
         axis_name: the named axis or axes of `shard_map`, `pmap` or `vmap` over which
             the batch is cut; the moments are then those of all shards together, counts
-            included, by one collective each way. Leave it None under `jit` alone.
+            included, by one collective each way, and one more forward where the second
+            pass is made. Leave it None under `jit` alone.
         axis_index_groups: groups of indices along `axis_name` (its names flattened, the
             last varying fastest), each of which is a batch of its own. Every index must
             be in exactly one group; their sizes may differ.
@@ -79,8 +81,9 @@ def compute_moments(
     Raises:
         TypeError: `x` is not floating point, or another argument of a wrong kind.
         ValueError: `axis` is out of range or repeated, `mask` does not fit `x`,
-            `virtual_batch_size` does not divide the batch, `axis_name` is not bound, or
-            `axis_index_groups` does not fit it.
+            `virtual_batch_size` does not divide the batch, `axis_name` is not bound,
+            `axis_index_groups` does not fit it, `segment_ids` and `num_segments` are
+            not given together, or an id that is known is out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -116,9 +119,10 @@ def merge_moments(moments: Moments, *, axis: int = 0) -> Moments:
     means. Moments of count 0 add nothing, whatever their values are.
 
     Args:
-        moments: `mean` and `var` of shape `(*g, *c)`, `count` of shape `(*g)`, with one
-            stacked axis or more.
-        axis: which of the stacked axes to merge.
+        moments: `mean` and `var` of shape `(*g, *c)`; `count` of shape `(*g)`, or
+            `(*g, *c)` where it differs between features. One stacked axis or more.
+        axis: which of the stacked axes to merge. Count it from the front where `count`
+            has feature axes, which are not told from stacked ones.
 
     Returns:
         Moments without that axis, in the same dtype; all 0 where every count is 0.

@@ -50,7 +50,8 @@ def normalize(
         mask: which positions count, as in `compute_moments`; elsewhere the output is 0,
             and `x` affects no gradient.
         segment_ids: the segment of each example, axis 0 of `x`, which is normalized by
-            that row of `mean` and `var`; where the id is out of range, to 0.
+            that row of `mean` and `var`; where an id that is not known when the call is
+            traced is out of range, to 0.
         num_segments: how many segments there are.
         residual: added before the activation, of the shape of `x`.
         activation: an element-wise function, as for `batch_norm`.
@@ -62,7 +63,9 @@ def normalize(
 
     Raises:
         TypeError: an argument is of a wrong kind.
-        ValueError: `axis` or `epsilon` is out of range, or a shape does not fit `x`.
+        ValueError: `axis` or `epsilon` is out of range, a shape does not fit `x`,
+            `segment_ids` and `num_segments` are not given together, or an id that is
+            known is out of range.
 
     Example:
         >>> import jax.numpy as jnp

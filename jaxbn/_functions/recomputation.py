@@ -24,10 +24,11 @@ def save_inputs(primitive: Any, *avals: Any, **params: Any) -> Any:
     Running statistics move once. What a block has after its last norm and does not
     return, such as a convolution, is computed again.
 
-    In a derivative a training norm names its input, of the shape and dtype of `x`,
-    "jaxbn_input", and its statistics, a few vectors, "jaxbn_statistics", for
-    `jax.checkpoint_policies` that offload or combine. Inference has no names. So a
-    frozen norm saves nothing, and the convolution before it is computed again.
+    In a derivative a training norm names its input, of the size of `x` (complex numbers
+    as pairs, virtual batches stacked), "jaxbn_input", and its statistics, a few
+    vectors, "jaxbn_statistics", for `jax.checkpoint_policies` that offload or combine.
+    Inference has no names. So a frozen norm saves nothing, and the convolution before
+    it is computed again.
 
     Args:
         primitive: what JAX asks about.

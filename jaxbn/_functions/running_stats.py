@@ -27,7 +27,7 @@ from jaxbn._core.types import Moments, RunningStats
 def init_running_stats(
     num_features: int | Sequence[int], *, dtype: DTypeLike = jnp.float32
 ) -> RunningStats:
-    """Returns mean 0, variance 1, count 0: with these, inference is the identity.
+    """Returns mean 0, variance 1, count 0: inference gives `x / sqrt(1 + epsilon)`.
 
     Args:
         num_features: the number of features, or the sizes of several feature axes.
@@ -97,7 +97,8 @@ def update_running_stats(
         each feature that is updated.
 
     Raises:
-        TypeError: `momentum` is not a number.
+        TypeError: `momentum` is not a number, or one mean is complex and the other is
+            not.
         ValueError: `momentum` is outside [0, 1], or the shapes differ.
 
     Example:

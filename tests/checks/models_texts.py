@@ -2,6 +2,7 @@
 """Errors of modules and of the variables of models."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -27,7 +28,36 @@ def without_count():
     model.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
 
 
+def debias_set_later():
+    """A call of a layer that was made without `debias`."""
+    norm = jaxbn.nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    norm.debias = True
+    norm(jnp.ones((2, 3)))
+
+
+def schedule_at_the_call():
+    norm = jaxbn.linen.BatchRenorm(use_running_average=False)
+    norm.init(jax.random.key(0), jnp.ones((2, 3)), max_scale=lambda n: 3.0)
+
+
 ERRORS = [
+    (
+        debias_set_later,
+        ValueError,
+        (
+            "`count` must be in a layer with `debias`, `momentum=None` or a schedule; one "
+            "of them was set after it was made. Set it in the constructor, or add "
+            "`norm.count = nnx.BatchStat(jnp.zeros_like(norm.var[...]))`."
+        ),
+    ),
+    (
+        schedule_at_the_call,
+        TypeError,
+        (
+            "`max_scale` must be a number here, got a function; give a schedule to the "
+            "constructor of `BatchRenorm`, which counts its updates."
+        ),
+    ),
     (
         lambda: jaxbn.nnx.BatchNorm(3, rngs=nnx.Rngs(0))(
             jnp.ones((2, 3)), bias=jnp.ones((2, 3))

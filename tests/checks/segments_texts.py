@@ -40,7 +40,7 @@ ERRORS = [
         ValueError,
         (
             "`num_segments` must be given with `segment_ids`, got None: the statistics "
-            "need a static shape."
+            "need a static shape. A layer takes it in its constructor."
         ),
     ),
     (

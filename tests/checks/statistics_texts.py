@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The errors of moments and running statistics: a call that raises each, its text."""
 
+import jax.numpy as jnp
+
 import jaxbn
 import jaxbn.nnx
 from tests.checks.array_texts import X
@@ -21,6 +23,26 @@ ERRORS = [
         lambda: jaxbn.batch_renorm(X, jaxbn.init_running_stats(3), max_scale="3"),
         TypeError,
         "`max_scale` must be a number, got '3'.",
+    ),
+    (
+        lambda: jaxbn.batch_renorm(
+            X, jaxbn.init_running_stats(3), max_scale=lambda n: 3.0
+        ),
+        TypeError,
+        (
+            "`max_scale` must be a number here, got a function; give a schedule to the "
+            "constructor of `BatchRenorm`, which counts its updates."
+        ),
+    ),
+    (
+        lambda: jaxbn.batch_renorm(
+            X, jaxbn.init_running_stats(3), max_shift=jnp.ones((2, 2))
+        ),
+        ValueError,
+        (
+            "`max_shift` must be one number, or have the shape of the statistics, (3,), "
+            "got shape (2, 2)."
+        ),
     ),
     (
         lambda: jaxbn.batch_renorm(X, jaxbn.init_running_stats(3), max_shift=-1.0),

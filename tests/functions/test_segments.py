@@ -431,6 +431,90 @@ def test_under_jit_over_a_mesh(inputs, cotangents, kind):
     chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
+LAYOUTS = {
+    "ids of all, examples cut": (P("i"), P(), P()),
+    "ids cut, examples of all": (P(), P("i"), P()),
+    "features cut": (P(None, None, "j"), P(), P("j")),
+    "both cut": (P("i", None, "j"), P("i"), P("j")),
+    "both cut, ids of all": (P("i", None, "j"), P(), P()),
+    "steps cut": (P(None, "j"), P("i"), P()),
+}
+
+
+@pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_ids_need_not_be_cut_as_the_input_is(rng, layout, jitted):
+    mesh = jax.make_mesh((2, 2), ("i", "j"), axis_types=(AxisType.Explicit,) * 2)
+    x = jnp.asarray(rng.normal(2, 1, (8, 4, 6)), jnp.float32)
+    scale = jnp.asarray(rng.normal(1, 0.3, 6), jnp.float32)
+    ids = jnp.array([0, 2, 2, 0, 3, 2, 3, 0], jnp.int32)
+
+    def step(x, ids, scale):
+        def norm(x, scale):
+            return jaxbn.batch_norm(x, scale, segment_ids=ids, num_segments=SEGMENTS)
+
+        (y, moments), vjp = jax.vjp(norm, x, scale)
+        return y, moments, vjp((y * y, jax.tree.map(jnp.zeros_like, moments)))
+
+    expected = step(x, ids, scale)
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip((x, ids, scale), LAYOUTS[layout], strict=True)
+    ]
+    found = (jax.jit(step) if jitted else step)(*placed)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ids_of_one_device_for_an_input_over_several(inputs):
+    """As they come from `jnp.repeat`."""
+    mesh = shards.mesh(kind=AxisType.Explicit)
+    x = jnp.asarray(inputs.x, jnp.float32)
+    expected = jaxbn.batch_norm(x, segment_ids=KNOWN, num_segments=SEGMENTS)
+    cut = jax.device_put(x, NamedSharding(mesh, P("i")))
+    found = jaxbn.batch_norm(cut, segment_ids=KNOWN, num_segments=SEGMENTS)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_made_inside_the_map(inputs):
+    mesh = shards.mesh(kind=AxisType.Auto)
+    x = jnp.asarray(inputs.x, jnp.float32)
+    steps = jnp.arange(STEPS) > 0
+
+    def norm(x, ids, **sync):
+        mask = jnp.broadcast_to(steps, (len(x), STEPS))
+        call = {"segment_ids": ids, "num_segments": SEGMENTS, "mask": mask}
+        return jaxbn.batch_norm(x, **call, **sync)[0]
+
+    def local(x, ids):
+        return norm(x, ids, axis_name="i")
+
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=P("i"), out_specs=P("i"))
+    found = jax.jit(mapped)(x, KNOWN)
+    np.testing.assert_allclose(found, norm(x, KNOWN), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, STEPS), (1, STEPS, 1), (1, 1, FEATURES)])
+@pytest.mark.parametrize("dtype", [bool, jnp.float32])
+def test_a_mask_for_all_examples(inputs, shape, dtype):
+    x = jnp.asarray(inputs.x, jnp.float32)
+    mask = (jnp.arange(int(np.prod(shape))).reshape(shape) != 1).astype(dtype)
+    whole = jnp.broadcast_to(
+        mask.reshape(shape + (1,) * (3 - len(shape))), (SIZE, *x.shape[1:])
+    )
+    found, expected = (
+        jaxbn.compute_moments(x, mask=m, segment_ids=KNOWN, num_segments=SEGMENTS)
+        for m in (mask, whole)
+    )
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), rtol=1e-6
+        )
+    count = found.count if found.count.ndim == 2 else found.count[:, None]
+    np.testing.assert_array_equal(
+        jnp.broadcast_to(count, expected.count.shape), expected.count
+    )
+
+
 def test_under_vmap_and_forward_mode(inputs):
     x = jnp.asarray(inputs.x, jnp.float32)
 
