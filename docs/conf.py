@@ -51,7 +51,12 @@ napoleon_attr_annotations = False
 nitpick_ignore_regex = [("py:exc", r"[A-Za-z]+Error"), ("py:class", r".*")]
 
 OLD = {"conversion"}  # names that warn
-ELSEWHERE = {"jaxbn.nnx.SurgeryReport"}  # the same as in `jaxbn.linen`
+ELSEWHERE = {  # the same as in `jaxbn.linen`
+    "jaxbn.nnx.Diagnosis",
+    "jaxbn.nnx.Finding",
+    "jaxbn.nnx.LayerSummary",
+    "jaxbn.nnx.SurgeryReport",
+}
 
 _DISPLAYED = re.compile(
     r"^(?P<indent> *)\$\$(?P<tex>.*?)\$\$", re.DOTALL | re.MULTILINE

@@ -3,6 +3,8 @@
 
 from jaxbn._accumulation.linen import begin_accumulation, commit
 from jaxbn._diagnosis.linen import diagnose
+from jaxbn._diagnosis.report import Diagnosis, LayerSummary
+from jaxbn._diagnosis.rules import Finding
 from jaxbn._flax.linen import BatchNorm, BatchRenorm
 from jaxbn._surgery.linen import freeze, replace, restore, synchronise, unfreeze
 from jaxbn._surgery.report import SurgeryReport
@@ -10,6 +12,9 @@ from jaxbn._surgery.report import SurgeryReport
 __all__ = [
     "BatchNorm",
     "BatchRenorm",
+    "Diagnosis",
+    "Finding",
+    "LayerSummary",
     "SurgeryReport",
     "begin_accumulation",
     "commit",
