@@ -193,7 +193,9 @@ def test_limits_open_with_the_layers_own_updates(layer, rng):
 def test_each_segment_opens_its_own_limits(rng):
     """An absent one is still at its start."""
     norm = jaxbn.linen.BatchRenorm(
-        use_running_average=False, num_segments=2, max_scale=lambda n: 1.0 + n
+        use_running_average=False,
+        num_segments=2,
+        max_scale=lambda n: 1.0 + n.astype(jnp.float32),
     )
     x = jnp.asarray(rng.normal(size=(8, 3)), jnp.float32)
     ids = jnp.zeros(8, jnp.int32)
