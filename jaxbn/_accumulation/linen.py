@@ -8,7 +8,7 @@ from jaxbn._checks.accumulation import check_accumulates, check_idle, check_is_m
 from jaxbn._checks.population import check_layers
 from jaxbn._core.types import RunningStats
 from jaxbn._flax.records import accumulation, committed, names_of_accumulation
-from jaxbn._population.linen import flat, layers_of, leaf_of, nested
+from jaxbn._population.linen import Path, flat, layers_of, nested, text_of
 
 
 def begin_accumulation(batch_stats: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,10 +66,10 @@ def begin_accumulation(batch_stats: Mapping[str, Any]) -> dict[str, Any]:
         https://arxiv.org/abs/1705.08741, algorithm 1.
     """
     leaves, layers, accumulating = _read(batch_stats)
-    check_idle(accumulating)
+    check_idle([text_of(path) for path in accumulating])
     for path in layers:
         stats = _variables_of(path, leaves, RunningStats._fields)
-        leaves |= {leaf_of(path, k): v for k, v in accumulation(stats).items()}
+        leaves |= {(*path, k): v for k, v in accumulation(stats).items()}
     return nested(leaves)
 
 
@@ -102,26 +102,26 @@ def commit(batch_stats: Mapping[str, Any]) -> dict[str, Any]:
     for path in accumulating:
         variables = _variables_of(path, leaves, names)
         for name in variables:
-            del leaves[leaf_of(path, name)]
-        leaves |= {leaf_of(path, k): v for k, v in committed(variables).items()}
+            del leaves[*path, name]
+        leaves |= {(*path, k): v for k, v in committed(variables).items()}
     return nested(leaves)
 
 
 def _read(
     batch_stats: Mapping[str, Any],
-) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+) -> tuple[dict[Path, Any], tuple[Path, ...], tuple[Path, ...]]:
     """The leaves, the paths of the layers, and of those that accumulate."""
     check_is_mapping(batch_stats, name="batch_stats")
     leaves = flat(batch_stats)
     layers = tuple(layers_of(leaves))
     check_layers(layers, name="batch_stats", to="accumulate in")
     kept = names_of_accumulation()[0]
-    return leaves, layers, tuple(p for p in layers if leaf_of(p, kept) in leaves)
+    return leaves, layers, tuple(p for p in layers if (*p, kept) in leaves)
 
 
 def _variables_of(
-    path: str, leaves: Mapping[str, Any], names: Iterable[str]
+    path: Path, leaves: Mapping[Path, Any], names: Iterable[str]
 ) -> dict[str, Any]:
     """The variables of a layer by name, those alone that it has."""
-    found = {name: leaves.get(leaf_of(path, name)) for name in names}
+    found = {name: leaves.get((*path, name)) for name in names}
     return {name: value for name, value in found.items() if value is not None}

@@ -2,6 +2,7 @@
 """Checks of models that accumulate the moments of micro-batches."""
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 
 def check_is_mapping(tree: object, *, name: str) -> None:
@@ -19,7 +20,7 @@ def check_idle(accumulating: Collection[str]) -> None:
         )
 
 
-def check_accumulates(accumulating: Collection[str], *, name: str) -> None:
+def check_accumulates(accumulating: Collection[Any], *, name: str) -> None:
     """Without a beginning there is nothing to commit."""
     if not accumulating:
         raise ValueError(

@@ -4,7 +4,7 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxbn._checks.kinds import is_number
@@ -35,7 +35,7 @@ def check_num_batches(num_batches: int) -> None:
         )
 
 
-def check_layers(layers: Collection[str], *, name: str, to: str) -> None:
+def check_layers(layers: Collection[Any], *, name: str, to: str) -> None:
     """The model must have batch norms."""
     if not layers:
         raise ValueError(
@@ -71,9 +71,21 @@ def check_updates(result: Any) -> Mapping[str, Any]:
     return updates["batch_stats"]
 
 
-def check_names(updated: Collection[str], given: Collection[str]) -> None:
+def check_paths_differ(paths: Sequence[str]) -> None:
+    """Reports name a layer by its path, in which a name may hold a `/` of its own."""
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ValueError(
+                "`variables` must have layers of different paths, got several at "
+                f"`{path}`, of which one has a name with a `/`; rename it."
+            )
+
+
+def check_names(
+    updated: Collection[tuple[str, ...]], given: Collection[tuple[str, ...]]
+) -> None:
     """The model must have no statistics that it was not given."""
-    unknown = sorted(set(updated) - set(given))
+    unknown = sorted("/".join(path) for path in set(updated) - set(given))
     if unknown:
         raise ValueError(
             f"`variables` must have all statistics of the model, but `batch_stats` "

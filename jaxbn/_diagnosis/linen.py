@@ -19,9 +19,10 @@ from jaxbn._diagnosis.rules import Fixes
 from jaxbn._flax.linen import BatchNorm
 from jaxbn._flax.records import Record, record_names
 from jaxbn._population.linen import (
+    Path,
+    by_text,
     flat,
     layers_of,
-    leaf_of,
     nested,
     records_of,
     with_records,
@@ -112,6 +113,7 @@ def diagnose(
     check_layers(layers, name="variables", to="diagnose")
     unboxed = meta.unbox(variables.get("params", {}))
     params, decayed = flat(unboxed), decayed_names(decay_mask, unboxed)
+    paths = by_text(layers)
     names = record_names(layerwise=False)
     rest = {name: value for name, value in variables.items() if name != "batch_stats"}
     # A function that is compiled inside `apply` is traced again, and so observed.
@@ -119,7 +121,7 @@ def diagnose(
     training, inference = Observer(), Observer()
 
     @jax.jit
-    def record(rest: Any, given: dict[str, Any], batch: Any) -> dict[str, Record]:
+    def record(rest: Any, given: dict[Path, Any], batch: Any) -> dict[str, Record]:
         stats = with_records(given, layers, names)
         tree = {**rest, "batch_stats": nested(stats), number: {}}
         with model_errors(errors.FlaxError), _watched(training, as_own=True):
@@ -132,13 +134,16 @@ def diagnose(
 
     program = Program(
         variables={
-            path: Variables(
+            text: Variables(
                 *layers[path],
-                params.get(leaf_of(path, "scale")),
-                params.get(leaf_of(path, "bias")),
-                tuple(p for p in ("scale", "bias") if decayed.get(leaf_of(path, p))),
+                *(params.get((*path, name)) for name in ("scale", "bias")),
+                decayed=tuple(
+                    name
+                    for name in ("scale", "bias")
+                    if decayed.get("/".join((*path, name)))
+                ),
             )
-            for path in layers
+            for text, path in paths.items()
         },
         record=record_batch,
         infer=infer and _observed(infer, {**variables, number: {}}, inference),

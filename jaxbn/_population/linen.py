@@ -2,7 +2,7 @@
 """Population statistics of Linen models: records go in and out with `batch_stats`."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from jaxbn._checks.population import (
     check_foreign,
     check_layers,
     check_names,
+    check_paths_differ,
     check_prior,
     check_updates,
     model_errors,
@@ -31,6 +32,9 @@ from jaxbn._population.passes import (
     num_stacked,
 )
 from jaxbn._population.progress import shown, silent
+
+Path = tuple[str, ...]
+"""The names on the way to a place in a tree, which may have a `/` themselves."""
 
 
 def estimate_linen(
@@ -115,8 +119,10 @@ def estimate_linen(
     """
     check_prior(prior_count)
     given = flat(variables.get("batch_stats", {}))
-    layers = layers_of(given)
-    check_layers(layers, name="variables", to="estimate")
+    places = layers_of(given)
+    check_layers(places, name="variables", to="estimate")
+    paths = by_text(places)
+    layers = {text: places[path] for text, path in paths.items()}
     names = record_names(layerwise=layerwise)
     rest = {name: value for name, value in variables.items() if name != "batch_stats"}
 
@@ -124,8 +130,8 @@ def estimate_linen(
     foreign: dict[str, None] = {}
 
     def measure(stats: Mapping[str, LayerStats], batch: Any) -> dict[str, Record]:
-        known = given | _leaves(stats, given)
-        run = _run(apply, tuple(layers), names, rest, known, batch)
+        known = given | _leaves(stats, paths, given)
+        run = _run(apply, tuple(places), names, rest, known, batch)
         features.update({path: v.shape[:-1] for path, v in run.features.items()})
         foreign.update(run.foreign)
         if foreign.keys() >= layers.keys():
@@ -140,7 +146,8 @@ def estimate_linen(
     new, report = estimate(measure, layers, num_layers, batches, setting)
     report = report._replace(foreign=tuple(path for path in layers if path in foreign))
     check_foreign(report.foreign, report.estimated, "jaxbn.linen")
-    return {**variables, "batch_stats": nested(given | _leaves(new, given))}, report
+    given |= _leaves(new, paths, given)
+    return {**variables, "batch_stats": nested(given)}, report
 
 
 class Run(NamedTuple):
@@ -157,10 +164,10 @@ class Run(NamedTuple):
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _run(
     apply: Callable[[Any, Any], Any],
-    layers: tuple[str, ...],
+    layers: tuple[Path, ...],
     names: tuple[str, ...],
     rest: dict[str, Any],
-    given: dict[str, Any],
+    given: dict[Path, Any],
     batch: Any,
 ) -> Run:
     """Runs a batch through the model."""
@@ -174,7 +181,7 @@ def _run(
         kwargs: dict[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Any:
-        layer, path = context.module, "/".join(context.module.path) or "."
+        layer, path = context.module, text_of(context.module.path)
         if context.method_name == "__call__" and isinstance(layer, BatchNorm):
             foreign.pop(path, None)  # Flax's was replaced by this one
             x = args[0] if args else kwargs["x"]
@@ -192,63 +199,85 @@ def _run(
 
 
 def with_records(
-    given: Mapping[str, Any], layers: Iterable[str], names: tuple[str, ...]
-) -> dict[str, Any]:
+    given: Mapping[Path, Any], layers: Iterable[Path], names: tuple[str, ...]
+) -> dict[Path, Any]:
     """The flat statistics, with an empty record next to those of each layer."""
     stats = dict(given)
     for path in layers:
-        mean, var = given[leaf_of(path, "mean")], given[leaf_of(path, "var")]
+        mean, var = given[*path, "mean"], given[*path, "var"]
         for name, value in zip(names, empty_record(mean, var), strict=True):
-            stats[leaf_of(path, name)] = value
+            stats[*path, name] = value
     return stats
 
 
 def records_of(
     updates: Mapping[str, Any],
-    stats: Mapping[str, Any],
-    layers: Iterable[str],
+    stats: Mapping[Path, Any],
+    layers: Iterable[Path],
     names: tuple[str, ...],
 ) -> dict[str, Record]:
     """The records in what a model returned that was given these flat statistics."""
     found = flat(updates)
-    check_names(found.keys(), stats.keys())
+    full = [path for path, leaf in found.items() if not isinstance(leaf, dict)]
+    check_names(full, stats.keys())
     return {
-        path: Record(*(found[leaf_of(path, name)] for name in names)) for path in layers
+        text_of(path): Record(*(found[*path, name] for name in names))
+        for path in layers
     }
 
 
-def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves by paths such as `block/norm/mean`."""
-    return traverse_util.flatten_dict(tree, sep="/")
+def flat(tree: Mapping[str, Any]) -> dict[Path, Any]:
+    """The leaves by path, such as `("block", "norm", "mean")`.
+
+    An empty mapping is a leaf: a tree is to come back whole.
+    """
+    leaves: dict[Path, Any] = {}
+    for name, value in tree.items():
+        if not isinstance(value, Mapping):
+            leaves[name,] = value
+        elif not value:
+            leaves[name,] = {}
+        else:
+            leaves |= {(name, *path): leaf for path, leaf in flat(value).items()}
+    return leaves
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[Path, Any]) -> dict[str, Any]:
     """The inverse of `flat`."""
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return traverse_util.unflatten_dict(dict(flat))
 
 
-def layers_of(leaves: Mapping[str, Any]) -> dict[str, LayerStats]:
+def layers_of(leaves: Mapping[Path, Any]) -> dict[Path, LayerStats]:
     """The places that have a mean and a variance of one shape."""
-    layers: dict[str, LayerStats] = {}
-    for leaf, mean in leaves.items():
-        path, _, name = leaf.rpartition("/")
-        var = leaves.get(leaf_of(path or ".", "var"))
-        if name == "mean" and var is not None and jnp.shape(var) == jnp.shape(mean):
-            layers[path or "."] = mean, var
+    layers: dict[Path, LayerStats] = {}
+    for (*parts, name), mean in leaves.items():
+        path = tuple(parts)
+        var = leaves.get((*path, "var"), {})
+        if name != "mean" or isinstance(mean, dict) or isinstance(var, dict):
+            continue
+        if jnp.shape(var) == jnp.shape(mean):
+            layers[path] = mean, var
     return layers
 
 
-def leaf_of(path: str, name: str) -> str:
-    """The flat name; `.` is a model that is one layer."""
-    return name if path == "." else f"{path}/{name}"
+def text_of(path: Path) -> str:
+    """As reports and messages have it; `.` is a model that is one layer."""
+    return "/".join(path) or "."
 
 
-def _leaves(stats: Mapping[str, LayerStats], like: Mapping[str, Any]) -> dict[str, Any]:
+def by_text(paths: Collection[Path]) -> dict[str, Path]:
+    """The paths of layers by how reports name them, each by another name."""
+    texts = [text_of(path) for path in paths]
+    check_paths_differ(texts)
+    return dict(zip(texts, paths, strict=True))
+
+
+def _leaves(
+    stats: Mapping[str, LayerStats], paths: Mapping[str, Path], like: Mapping[Path, Any]
+) -> dict[Path, Any]:
     """Flat, with the dtype and on the devices of what was there."""
     return {
-        leaf: as_before(value, like[leaf])
-        for path, pair in stats.items()
-        for leaf, value in zip(
-            (leaf_of(path, "mean"), leaf_of(path, "var")), pair, strict=True
-        )
+        (*paths[text], name): as_before(value, like[*paths[text], name])
+        for text, pair in stats.items()
+        for name, value in zip(("mean", "var"), pair, strict=True)
     }

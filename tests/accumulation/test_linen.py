@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Micro-batches of Linen models: under transforms, and next to Flax's norms."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 
 import jaxbn.linen
 from tests import shards
@@ -104,6 +108,47 @@ def test_norms_of_flax_update_as_always(parts):
     alone = after(after(variables["batch_stats"], parts[0]), parts[1])
     chex.assert_trees_all_equal(stats["theirs"], alone["theirs"])
     assert jnp.any(stats["ours"]["var"] != alone["ours"]["var"])
+
+
+@pytest.mark.parametrize("around", [
+    MappingProxyType,
+    FrozenDict,
+    lambda stats: {"norm": MappingProxyType(stats)},
+    lambda stats: {"empty": {}, "norm": stats, "deep": {"mean": {}, "var": {}},
+                   "scalar": {"mean": jnp.zeros(()), "var": {}}},
+    lambda stats: {"a/b": stats, "a": {"b": stats, "other": jnp.ones(2)}},
+], ids=["proxy", "frozen", "proxy inside", "empty", "slash"])  # fmt: skip
+def test_trees_come_back_whole(around):
+    """Whatever kind of mapping they are, whatever the names, empty places too."""
+    stats = around({"mean": jnp.zeros(3), "var": jnp.ones(3)})
+    begun = jaxbn.linen.begin_accumulation(stats)
+    chex.assert_trees_all_equal(jaxbn.linen.commit(begun), as_dicts(stats))
+
+
+def as_dicts(tree):
+    if not isinstance(tree, Mapping):
+        return tree
+    return {name: as_dicts(value) for name, value in tree.items()}
+
+
+class Slash(nn.Module):
+    """A name as Flax allows it."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jaxbn.linen.BatchNorm(use_running_average=False, name="a/b")(x)
+
+
+def test_a_name_with_a_slash(parts):
+    """The model must find its statistics again."""
+    model = Slash()
+    variables = model.init(jax.random.key(0), parts[0])
+    stats = jaxbn.linen.begin_accumulation(variables["batch_stats"])
+    for x in parts:
+        arguments = {**variables, "batch_stats": stats}
+        stats = model.apply(arguments, x, mutable="batch_stats")[1]["batch_stats"]
+    _, (expected,) = of_linen(parts)
+    chex.assert_trees_all_equal(jaxbn.linen.commit(stats), {"a/b": expected})
 
 
 def test_statistics_without_a_count(parts):

@@ -11,6 +11,7 @@ import jaxbn.nnx
 from jaxbn import population
 
 X = jnp.ones((8, 3))
+STATS = {"mean": X[0], "var": X[0]}
 NORM = jaxbn.linen.BatchNorm(use_running_average=False)
 
 
@@ -87,11 +88,19 @@ ERRORS = [
             Net(),
             {
                 **variables_of(Net()),
-                "batch_stats": {"other": {"mean": X[0], "var": X[0]}},
+                "batch_stats": {"other": STATS},
             },
         ),
         ValueError,
         "`variables` must have all statistics of the model, but `batch_stats` lacks `norm/mean`, `norm/var`; do they belong to another model?",
+    ),
+    (
+        lambda: linen(
+            [X],
+            variables={"batch_stats": {"a": {"b": STATS}, "a/b": STATS}},
+        ),
+        ValueError,
+        "`variables` must have layers of different paths, got several at `a/b`, of which one has a name with a `/`; rename it.",
     ),
     (
         lambda: of_nnx([X, X[:, :2]], use_running_average=False),

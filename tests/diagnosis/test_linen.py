@@ -69,6 +69,31 @@ def test_the_fix_of_a_gap_leaves_none():
     assert not diagnosed(fixed).alarms
 
 
+class Slash(nn.Module):
+    """A name as Flax allows it."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jaxbn.linen.BatchNorm(use_running_average=False, name="a/b")(x)
+
+
+def test_a_name_with_a_slash(rng):
+    """Its statistics and parameters are found; an empty place is none."""
+    x = jnp.asarray(rng.normal(size=(8, 32, 3)), jnp.float32)
+    variables = Slash().init(jax.random.key(0), x[0])
+    variables["params"]["a/b"]["scale"] *= 0
+    variables["batch_stats"]["empty"] = {}
+
+    def apply(variables, x):
+        return Slash().apply(variables, x, mutable=["batch_stats"])
+
+    mask = {"a/b": {"scale": True, "bias": False}}
+    diagnosis = jaxbn.linen.diagnose(apply, variables, list(x), decay_mask=mask)
+    assert [layer.path for layer in diagnosis.layers] == ["a/b"]
+    checks = {finding.check for finding in diagnosis.findings}
+    assert checks == {"statistics", "weight decay", "scale near 0"}
+
+
 def test_the_test_knows_the_size_of_the_sample():
     """The same gap, in batches of 8 and of 512."""
     variables = healthy()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Population statistics of Linen models, however they and their batches are cut."""
 
+from types import MappingProxyType
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,3 +137,30 @@ def test_a_layer_that_runs_twice_sees_both(rng):
     stats = new["batch_stats"]
     np.testing.assert_allclose(stats["mean"], seen.mean((0, 1)), rtol=1e-6)
     np.testing.assert_allclose(stats["var"], seen.var((0, 1)), rtol=1e-5)
+
+
+class Slash(nn.Module):
+    """A name as Flax allows it."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jaxbn.linen.BatchNorm(use_running_average=False, name="a/b")(x)
+
+
+def test_trees_come_back_whole(rng):
+    """Empty places too, names with a slash, mappings of another kind."""
+    x = rng.normal(3, 2, (2, 16, 5)).astype(np.float32)
+    net = Slash()
+    variables = net.init(jax.random.key(0), jnp.asarray(x[0]))
+    given = MappingProxyType({**variables["batch_stats"], "empty": {}})
+
+    def apply(variables, x):
+        return net.apply(variables, x, mutable=["batch_stats"])
+
+    new, report = population.estimate_linen(
+        apply, {**variables, "batch_stats": given}, list(x)
+    )
+    assert report.estimated == ("a/b",)
+    assert set(new["batch_stats"]) == {"a/b", "empty"}
+    stats = new["batch_stats"]["a/b"]
+    np.testing.assert_allclose(stats["mean"], x.mean((0, 1)), rtol=1e-6)
