@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Micro-batches of NNX models: records are variables of the norms."""
 
-from typing import Any
-
 import jax
 from flax import nnx
 
 from jaxbn._checks.accumulation import check_accumulates, check_idle
-from jaxbn._checks.population import check_layers
-from jaxbn._checks.surgery import check_is_module, check_is_ours
 from jaxbn._core.types import RunningStats
 from jaxbn._flax.nnx import BatchNorm
 from jaxbn._flax.records import accumulation, committed, names_of_accumulation
-from jaxbn._population.nnx import modules_of
+from jaxbn._surgery.nnx import norms_of_jaxbn
 
 
 def begin_accumulation(model: nnx.Module) -> None:
@@ -36,8 +32,8 @@ def begin_accumulation(model: nnx.Module) -> None:
 
     Raises:
         TypeError: `model` is not an `nnx.Module`.
-        ValueError: it has no norms of `jaxbn.nnx`, has one of Flax, or accumulates
-            already. Nothing is changed then.
+        ValueError: it has no norms of `jaxbn.nnx`, has one of Flax or in a Linen module
+            (`nnx.bridge.ToNNX`), or accumulates already. Nothing is changed then.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,7 +52,7 @@ def begin_accumulation(model: nnx.Module) -> None:
     References:
         As for `jaxbn.linen.begin_accumulation`.
     """
-    norms = _norms_of(model)
+    norms = norms_of_jaxbn(model)
     check_idle([path for path, norm in norms.items() if _accumulates(norm)])
     for norm in norms.values():
         for name, value in accumulation(_values(norm, RunningStats._fields)).items():
@@ -76,7 +72,7 @@ def commit(model: nnx.Module) -> None:
 
     Raises:
         TypeError: `model` is not an `nnx.Module`.
-        ValueError: it does not accumulate.
+        ValueError: it does not accumulate, or has a norm of Flax or in a Linen module.
 
     Example:
         See `begin_accumulation`.
@@ -84,29 +80,15 @@ def commit(model: nnx.Module) -> None:
     References:
         As for `jaxbn.linen.begin_accumulation`.
     """
-    norms = {
-        path: norm for path, norm in _norms_of(model).items() if _accumulates(norm)
-    }
+    norms = [norm for norm in norms_of_jaxbn(model).values() if _accumulates(norm)]
     check_accumulates(norms, name="model")
     kept = names_of_accumulation()
-    for norm in norms.values():
+    for norm in norms:
         new = committed(_values(norm, RunningStats._fields + kept))
         for name, value in new.items():
             getattr(norm, name).set_value(value)
         for name in filter(norm.__dict__.__contains__, kept):
             delattr(norm, name)
-
-
-def _norms_of(model: Any) -> dict[str, BatchNorm]:
-    """The norms by path."""
-    check_is_module(model, is_module=isinstance(model, nnx.Module))
-    norms = modules_of(model, BatchNorm)
-    check_layers(norms, name="model", to="accumulate in")
-    for path, norm in modules_of(model, nnx.BatchNorm).items():
-        if path not in norms:
-            fix = "jaxbn.nnx.replace(model)"
-            check_is_ours(path, type(norm).__qualname__, fix=fix)
-    return norms
 
 
 def _accumulates(norm: BatchNorm) -> bool:

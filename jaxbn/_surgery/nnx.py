@@ -293,6 +293,15 @@ def _norms(
     return ours, theirs
 
 
+def norms_of_jaxbn(model: nnx.Module) -> dict[str, BatchNorm]:
+    """The norms by path, of a model that has none of Flax."""
+    ours, theirs = _norms(model)
+    for path, norm in theirs.items():
+        kind = type(norm).__name__
+        check_is_ours(path, kind, fix="jaxbn.nnx.replace(model)")
+    return ours
+
+
 def _check_is_module(model: object) -> None:
     check_is_module(model, is_module=isinstance(model, nnx.Module))
 
@@ -303,10 +312,7 @@ def _change_ours(
     change: Callable[[BatchNorm], None],
 ) -> SurgeryReport:
     """Changes the norms that differ from what they are to be."""
-    ours, theirs = _norms(model)
-    for path, norm in theirs.items():
-        kind = type(norm).__name__
-        check_is_ours(path, kind, fix="jaxbn.nnx.replace(model)")
+    ours = norms_of_jaxbn(model)
     todo = {path: norm for path, norm in ours.items() if differs(norm)}
     _check_can_change(todo)
     for norm in todo.values():

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Micro-batches of NNX models: compiled, frozen, in an estimate of a population."""
 
+import flax.linen as nn
 import numpy as np
+import pytest
 from flax import nnx
 
 import jaxbn.nnx
@@ -25,6 +27,25 @@ def test_nnx_jit(parts):
     _, expected = of_nnx(parts, momentum=0.5, rounds=2)
     np.testing.assert_allclose(norm.mean[...], expected[-1]["mean"], rtol=1e-6)
     np.testing.assert_allclose(norm.var[...], expected[-1]["var"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("verb", ["begin_accumulation", "commit"])
+def test_norms_that_would_not_wait_are_refused(parts, verb):
+    """Each with the fix, whether there are norms of jaxbn or not."""
+    rngs = nnx.Rngs(0)
+    call, ours = getattr(jaxbn.nnx, verb), jaxbn.nnx.BatchNorm(FEATURES, rngs=rngs)
+    flax = nnx.BatchNorm(FEATURES, rngs=rngs)
+    bridged = nnx.bridge.ToNNX(nn.BatchNorm(use_running_average=False), rngs=rngs)
+    bridged.lazy_init(parts[0])
+    for model in (nnx.Sequential(flax), nnx.Sequential(flax, ours)):
+        with pytest.raises(ValueError, match=r"replace it first: `jaxbn.nnx.replace"):
+            call(model)
+    for model in (nnx.Sequential(bridged, ours), nnx.Sequential(ours, bridged)):
+        with pytest.raises(ValueError, match="norm that is out of reach, got one in"):
+            call(model)
+    with pytest.raises(ValueError, match=r"must have a batch norm of .* `jaxbn.nnx`"):
+        call(nnx.Linear(3, 3, rngs=rngs))
+    assert not hasattr(ours, "accumulated_mean")
 
 
 def test_frozen_layers_keep_theirs(parts):
