@@ -6,6 +6,9 @@ from collections.abc import Collection, Generator, Sequence
 
 from jaxbn._checks.axes import axis_names, check_groups
 
+MICRO_BATCHES = "micro-batches that wait for `commit`"
+"""Among the reasons why Flax's norm cannot replace a layer."""
+
 
 def check_has_norms(norms: Collection[str], *, name: str, door: str) -> None:
     """There must be something to change."""
@@ -92,6 +95,8 @@ def check_can_restore(path: str, kind: str, reasons: Sequence[str]) -> None:
 
 def _fix_of(reasons: Sequence[str]) -> str:
     """What to do first."""
+    if MICRO_BATCHES in reasons:
+        return "call `commit` first"
     if "frozen=True" in reasons:
         return "`unfreeze` it first"
     if "activation" in reasons:

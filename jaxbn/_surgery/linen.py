@@ -20,6 +20,7 @@ from flax.linen.dtypes import canonicalize_dtype
 from flax.nnx.bridge import ToLinen
 
 from jaxbn._checks.surgery import (
+    MICRO_BATCHES,
     check_calls_super,
     check_can_freeze,
     check_can_restore,
@@ -31,6 +32,7 @@ from jaxbn._checks.surgery import (
     naming_layer,
 )
 from jaxbn._flax.linen import BatchNorm, BatchRenorm
+from jaxbn._flax.records import names_of_accumulation
 from jaxbn._surgery.report import SurgeryReport, always, training_only
 
 _OF_METHOD = {
@@ -50,6 +52,7 @@ class Call(NamedTuple):
     arguments: dict[str, Any]
     params: tuple[Any, ...]  # scale and bias where there are any
     path: str
+    accumulates: bool  # there are micro-batches that wait for `commit`
 
 
 Change = Callable[[Call], Call]
@@ -168,7 +171,8 @@ def call_of(
     used = [n for n in ("scale", "bias") if getattr(norm, f"use_{n}")]
     names = [name for name in used if layer.has_variable("params", name)]
     params = tuple(nn.unbox(layer.get_variable("params", name)) for name in names)
-    return Call(norm, arguments, params, path_of(layer))
+    accumulates = layer.has_variable("batch_stats", names_of_accumulation()[0])
+    return Call(norm, arguments, params, path_of(layer), accumulates)
 
 
 def run(call: Call, layer: nn.Module) -> Any:
@@ -240,6 +244,8 @@ def _restore(call: Call) -> Call:
         reasons += training_only(norm)
         if isinstance(norm, BatchRenorm):
             reasons.append("renorm")
+        if call.accumulates:
+            reasons.append(MICRO_BATCHES)
     if update is not None and update == bool(inference):
         reasons.append(f"update_stats={update}")
     given = ("mask", "segment_ids", "scale", "bias", "residual")
@@ -343,8 +349,9 @@ def restore(apply: Callable[..., Any]) -> Changed:
         TypeError: `apply` is not a function.
         ValueError: as for `replace`; or, when the function is called, a layer is
             frozen, has an `activation` or `num_segments`, is called with a `mask`,
-            `scale`, `bias`, `residual` or an `update_stats` that Flax's cannot take, or
-            is trained by a setting that Flax's does not have.
+            `scale`, `bias`, `residual` or an `update_stats` that Flax's cannot take, is
+            trained by a setting that Flax's does not have, or is trained while
+            micro-batches wait for `commit`.
 
     Example:
         >>> import jax

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxbn._checks.arrays import check_epsilon
 from jaxbn._checks.statistics import check_momentum
 from jaxbn._checks.surgery import (
+    MICRO_BATCHES,
     check_calls_super,
     check_can_restore,
     check_has_norms,
@@ -30,6 +31,7 @@ from jaxbn._checks.surgery import (
     naming_layer,
 )
 from jaxbn._flax.nnx import BatchNorm, BatchRenorm, FrozenParam
+from jaxbn._flax.records import names_of_accumulation
 from jaxbn._surgery.report import SurgeryReport, always, training_only
 
 Node = TypeVar("Node")
@@ -108,8 +110,9 @@ def restore(model: nnx.Module) -> SurgeryReport:
         TypeError: `model` is not an `nnx.Module`.
         ValueError: there are no batch norms; or one is in a Linen module, is frozen, is
             batch renorm or of a subclass of jaxbn's norm, or has `activation`,
-            `num_segments`, `virtual_batch_size`, `unbiased`, `debias` or
-            `momentum=None`. Nothing is changed then.
+            `num_segments`, `virtual_batch_size`, `unbiased`, `debias`,
+            `momentum=None`, or micro-batches that wait for `commit`. Nothing is
+            changed then.
 
     Example:
         >>> from flax import nnx
@@ -390,6 +393,8 @@ def _class_of_flax(path: str, norm: BatchNorm) -> type[nnx.BatchNorm]:
     reasons = [*always(norm), *training_only(norm)]
     if isinstance(norm, BatchRenorm):
         reasons.append("renorm")
+    if hasattr(norm, names_of_accumulation()[0]):
+        reasons.append(MICRO_BATCHES)
     replaced = nnx.BatchNorm if kind is BatchNorm else vars(kind).get("_replaced")
     if replaced is None and not isinstance(norm, BatchRenorm):
         reasons.append("code of its own")

@@ -151,6 +151,17 @@ def test_a_name_with_a_slash(parts):
     chex.assert_trees_all_equal(jaxbn.linen.commit(stats), {"a/b": expected})
 
 
+def test_inference_by_norms_of_flax_meanwhile(parts):
+    """An exporter may restore them; training so would lose what was accumulated."""
+    norm = jaxbn.linen.BatchNorm()
+    variables = norm.init(jax.random.key(0), parts[0], use_running_average=False)
+    stats = jaxbn.linen.begin_accumulation(variables["batch_stats"])
+    apply = jaxbn.linen.restore(norm.apply)
+    y = apply({**variables, "batch_stats": stats}, parts[0], use_running_average=True)
+    expected = norm.apply(variables, parts[0], use_running_average=True)
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
+
+
 def test_statistics_without_a_count(parts):
     """Those of a layer that did not count are settled, as without micro-batches."""
     norm = jaxbn.linen.BatchNorm(use_running_average=False, debias=True)

@@ -80,6 +80,20 @@ def frozen():
     return model
 
 
+def waiting():
+    model = ours(momentum=None)
+    jaxbn.nnx.begin_accumulation(model)
+    return model
+
+
+def restored_while_waiting():
+    norm = jaxbn.linen.BatchNorm(use_running_average=False)
+    variables = norm.init(jax.random.key(0), X)
+    stats = jaxbn.linen.begin_accumulation(variables["batch_stats"])
+    apply = jaxbn.linen.restore(norm.apply)
+    apply({**variables, "batch_stats": stats}, X, mutable=["batch_stats"])
+
+
 def in_linen():
     inner = nn.Sequential([nn.Dense(3), nn.BatchNorm(use_running_average=True)])
     return bridge.lazy_init(bridge.ToNNX(inner, rngs=nnx.Rngs(0)), X)
@@ -178,6 +192,16 @@ ERRORS = [
         lambda: of_nnx("restore", frozen()),
         ValueError,
         "`layers/0` must be a layer that Flax's batch norm can replace, got `BatchNorm` with frozen=True, which it does not have; `unfreeze` it first.",
+    ),
+    (
+        lambda: of_nnx("restore", waiting()),
+        ValueError,
+        "`layers/0` must be a layer that Flax's batch norm can replace, got `BatchNorm` with momentum=None, micro-batches that wait for `commit`, which it does not have; call `commit` first.",
+    ),
+    (
+        restored_while_waiting,
+        ValueError,
+        "`.` must be a layer that Flax's batch norm can replace, got `BatchNorm` with micro-batches that wait for `commit`, which it does not have; call `commit` first.",
     ),
     (
         lambda: of_nnx("restore", jaxbn.nnx.BatchRenorm(3, rngs=nnx.Rngs(0))),
