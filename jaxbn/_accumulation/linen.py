@@ -77,8 +77,9 @@ def commit(batch_stats: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `batch_stats` after one update, by all micro-batches so far.
 
     The update is that of each layer, with its `momentum`, `unbiased` and `debias`, and
-    is counted once. Layers in which nothing counted keep their statistics. Before the
-    next batch, call `begin_accumulation` again.
+    is counted once. Layers in which nothing counted keep their statistics. A layer that
+    `freeze` has frozen meanwhile moves by the micro-batches before: `batch_stats` do
+    not say that it is. Before the next batch, call `begin_accumulation` again.
 
     Args:
         batch_stats: as the last micro-batch returned them.

@@ -62,7 +62,8 @@ def begin_accumulation(model: nnx.Module) -> None:
 def commit(model: nnx.Module) -> None:
     """Moves the running statistics once, by the micro-batches that were accumulated.
 
-    As `jaxbn.linen.commit`; the model then has the variables that it had before.
+    As `jaxbn.linen.commit`; the model then has the variables that it had before. Norms
+    that are frozen by now keep their statistics, whatever they saw before.
 
     Args:
         model: after `begin_accumulation` and the micro-batches; it is changed.
@@ -84,9 +85,10 @@ def commit(model: nnx.Module) -> None:
     check_accumulates(norms, name="model")
     kept = names_of_accumulation()
     for norm in norms:
-        new = committed(_values(norm, RunningStats._fields + kept))
-        for name, value in new.items():
-            getattr(norm, name).set_value(value)
+        if not norm.frozen:
+            new = committed(_values(norm, RunningStats._fields + kept))
+            for name, value in new.items():
+                getattr(norm, name).set_value(value)
         for name in filter(norm.__dict__.__contains__, kept):
             delattr(norm, name)
 

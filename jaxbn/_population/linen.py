@@ -21,8 +21,15 @@ from jaxbn._checks.population import (
     check_updates,
     model_errors,
 )
+from jaxbn._core.types import RunningStats
 from jaxbn._flax.linen import BatchNorm
-from jaxbn._flax.records import Record, empty_record, record_names
+from jaxbn._flax.records import (
+    Record,
+    accumulation,
+    empty_record,
+    names_of_accumulation,
+    record_names,
+)
 from jaxbn._population.passes import (
     LayerStats,
     PopulationReport,
@@ -64,10 +71,12 @@ def estimate_linen(
       models, and takes as many passes as layers in a row, or fewer if nothing changes.
 
     Layers that do not run, are frozen, or see nothing that counts keep their statistics
-    and are reported. Moments that are not finite are left out, and reported. Devices
-    share a batch as in training: by `axis_name`, or by `jit` over a mesh. If there are
-    several processes, all must call this, each with its own batches, or all with the
-    same global arrays. Switch dropout off if the model allows it.
+    and are reported. Moments that are not finite are left out, and reported. Layers
+    that accumulate micro-batches (`begin_accumulation`) drop those before: `commit`
+    then moves the new statistics by the micro-batches that follow. Devices share a
+    batch as in training: by `axis_name`, or by `jit` over a mesh. If there are several
+    processes, all must call this, each with its own batches, or all with the same
+    global arrays. Switch dropout off if the model allows it.
 
     Args:
         apply: `apply(variables, batch)` returns what
@@ -147,6 +156,7 @@ def estimate_linen(
     report = report._replace(foreign=tuple(path for path in layers if path in foreign))
     check_foreign(report.foreign, report.estimated, "jaxbn.linen")
     given |= _leaves(new, paths, given)
+    given |= _accumulated_afresh([paths[text] for text in new], given)
     return {**variables, "batch_stats": nested(given)}, report
 
 
@@ -281,3 +291,19 @@ def _leaves(
         for text, pair in stats.items()
         for name, value in zip(("mean", "var"), pair, strict=True)
     }
+
+
+def _accumulated_afresh(
+    layers: Iterable[Path], given: Mapping[Path, Any]
+) -> dict[Path, Any]:
+    """Empty records of micro-batches, for those of these layers that have some.
+
+    What they accumulated would move other statistics than these.
+    """
+    new: dict[Path, Any] = {}
+    for path in layers:
+        if (*path, names_of_accumulation()[0]) in given:
+            names = [n for n in RunningStats._fields if (*path, n) in given]
+            stats = {name: given[*path, name] for name in names}
+            new |= {(*path, name): v for name, v in accumulation(stats).items()}
+    return new

@@ -9,8 +9,15 @@ from flax import nnx
 
 from jaxbn._checks.population import check_foreign, check_layers, check_prior
 from jaxbn._checks.statistics import check_num_features
+from jaxbn._core.types import RunningStats
 from jaxbn._flax.nnx import BatchNorm
-from jaxbn._flax.records import Record, empty_record, record_names
+from jaxbn._flax.records import (
+    Record,
+    accumulation,
+    empty_record,
+    names_of_accumulation,
+    record_names,
+)
 from jaxbn._population.passes import (
     LayerStats,
     PopulationReport,
@@ -97,6 +104,7 @@ def estimate_nnx(
     new, report = estimate(measure, layers, num_layers, batches, setting)
     for path, pair in new.items():
         _set_statistics(norms[path], pair, layers[path])
+        _accumulate_afresh(norms[path])
     return report._replace(foreign=foreign)
 
 
@@ -128,6 +136,18 @@ def _set_statistics(norm: BatchNorm, pair: LayerStats, before: LayerStats) -> No
     mean, var = map(as_before, pair, before)
     norm.mean.set_value(mean)
     norm.var.set_value(var)
+
+
+def _accumulate_afresh(norm: BatchNorm) -> None:
+    """Drops what the layer accumulated, which would move other statistics than these.
+
+    `commit` is left with the micro-batches from here on.
+    """
+    if hasattr(norm, names_of_accumulation()[0]):
+        names = [name for name in RunningStats._fields if hasattr(norm, name)]
+        stats = {name: getattr(norm, name)[...] for name in names}
+        for name, value in accumulation(stats).items():
+            getattr(norm, name).set_value(value)
 
 
 def modules_of(model: nnx.Module, kind: type[Module]) -> dict[str, Module]:

@@ -13,6 +13,7 @@ import pytest
 from flax.core import FrozenDict
 
 import jaxbn.linen
+import jaxbn.population
 from tests import shards
 from tests.accumulation.runs import PARTS, of_linen
 
@@ -160,6 +161,30 @@ def test_inference_by_norms_of_flax_meanwhile(parts):
     y = apply({**variables, "batch_stats": stats}, parts[0], use_running_average=True)
     expected = norm.apply(variables, parts[0], use_running_average=True)
     np.testing.assert_allclose(y, expected, rtol=1e-6)
+
+
+def test_a_population_is_estimated_meanwhile(parts):
+    """Its statistics stay, and move by the micro-batches that follow."""
+    model = Slash()
+    variables = model.init(jax.random.key(0), parts[0])
+
+    def apply(variables, x):
+        return model.apply(variables, x, mutable=["batch_stats"])
+
+    def after(stats, x):
+        return apply({**variables, "batch_stats": stats}, x)[1]["batch_stats"]
+
+    def estimated(stats):
+        given = {**variables, "batch_stats": stats}
+        new, _ = jaxbn.population.estimate_linen(apply, given, parts, progress=False)
+        return new["batch_stats"]
+
+    expected = estimated(variables["batch_stats"])
+    stats = jaxbn.linen.begin_accumulation(variables["batch_stats"])
+    stats = estimated(after(stats, parts[0]))
+    chex.assert_trees_all_equal(jaxbn.linen.commit(stats), expected)
+    stats = jaxbn.linen.commit(after(stats, parts[1]))
+    chex.assert_trees_all_close(stats, after(expected, parts[1]), rtol=1e-6)
 
 
 def test_statistics_without_a_count(parts):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Micro-batches of NNX models: compiled, frozen, in an estimate of a population."""
 
+import chex
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -61,13 +63,37 @@ def test_frozen_layers_keep_theirs(parts):
     assert model.layers[1].mean[...].tolist() != [0, 0, 0]
 
 
-def test_a_population_is_estimated_meanwhile(parts):
-    """Its records come first, and the micro-batches stay as they are."""
-    norm = jaxbn.nnx.BatchNorm(FEATURES, rngs=nnx.Rngs(0))
+def test_layers_frozen_meanwhile_keep_theirs(parts):
+    model = nnx.Sequential(
+        jaxbn.nnx.BatchNorm(FEATURES, debias=True, rngs=nnx.Rngs(0)),
+        jaxbn.nnx.BatchNorm(FEATURES, rngs=nnx.Rngs(0)),
+    )
+    model.layers[0].bias[...] += 3
+    before = nnx.to_pure_dict(nnx.state(nnx.clone(model), nnx.BatchStat))["layers"]
+    jaxbn.nnx.begin_accumulation(model)
+    model(parts[0])
+    jaxbn.nnx.freeze(model.layers[0])
+    jaxbn.nnx.commit(model)
+    jaxbn.nnx.unfreeze(model)
+    after = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))["layers"]
+    chex.assert_trees_all_equal(after[0], before[0])
+    assert not jnp.any(after[1]["mean"] == before[1]["mean"])
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_population_is_estimated_meanwhile(parts, follows):
+    """Its statistics stay, and move by the micro-batches that follow, if any do."""
+    norm = jaxbn.nnx.BatchNorm(FEATURES, momentum=None, rngs=nnx.Rngs(0))
+    norm(parts[1])
     jaxbn.nnx.begin_accumulation(norm)
     norm(parts[0])
-    kept = norm.accumulated_mean[...]
     jaxbn.population.estimate_nnx(lambda m, x: m(x), norm, parts, progress=False)
-    np.testing.assert_array_equal(norm.accumulated_mean[...], kept)
     everything = np.concatenate(parts).reshape(-1, FEATURES)
-    np.testing.assert_allclose(norm.mean[...], everything.mean(0), rtol=1e-5)
+    expected = everything.mean(0)
+    np.testing.assert_allclose(norm.mean[...], expected, rtol=1e-5)
+    if follows:
+        norm(parts[2])
+        expected = (expected + parts[2].mean((0, 1))) / 2
+    jaxbn.nnx.commit(norm)
+    np.testing.assert_allclose(norm.mean[...], expected, rtol=1e-5)
+    assert norm.count[...].tolist() == 3 * [1 + follows]
