@@ -119,6 +119,16 @@ def check_foreign(foreign: Collection[str], own: Collection[str], module: str) -
     warnings.warn(text, stacklevel=2)
 
 
+def warn_out_of_reach(modules: Mapping[str, str], *, part: str) -> None:
+    """Of norms in a Linen module nothing is known; `modules` are classes by path."""
+    for path, kind in modules.items():
+        warnings.warn(
+            f"`{path}`: the batch norms in `{kind}` are out of reach, and have no part "
+            f"in the {part}; write that model in `flax.nnx`.",
+            stacklevel=3,
+        )
+
+
 def check_prior(prior_count: object) -> None:
     """It must be a finite number of examples, at least 0."""
     if not is_number(prior_count):

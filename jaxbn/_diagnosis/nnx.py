@@ -8,7 +8,7 @@ from typing import Any
 from flax import nnx
 
 from jaxbn._checks.diagnosis import check_steps
-from jaxbn._checks.population import check_layers
+from jaxbn._checks.population import check_layers, warn_out_of_reach
 from jaxbn._diagnosis.evidence import Observer, Variables, decayed_names
 from jaxbn._diagnosis.examination import Program, examine
 from jaxbn._diagnosis.report import Diagnosis
@@ -16,7 +16,12 @@ from jaxbn._diagnosis.rules import Fixes
 from jaxbn._flax.nnx import BatchNorm
 from jaxbn._flax.records import Record, empty_record, record_names
 from jaxbn._population.nnx import give_records, modules_of, records_of
-from jaxbn._surgery.nnx import become_ours, calls_super, class_of_ours
+from jaxbn._surgery.nnx import (
+    become_ours,
+    calls_super,
+    class_of_ours,
+    out_of_reach,
+)
 
 FIXES = Fixes(
     estimate="population.estimate_nnx(forward, model, batches)",
@@ -61,6 +66,10 @@ def diagnose(
         TypeError: an argument is of a wrong kind.
         ValueError: as for `jaxbn.linen.diagnose`.
 
+    Warns:
+        UserWarning: a norm is in a Linen module (`nnx.bridge.ToNNX`), and is not
+            diagnosed.
+
     Example:
         >>> import jax
         >>> from flax import nnx
@@ -80,6 +89,7 @@ def diagnose(
     """
     check_steps(steps)
     norms: dict[str, Any] = modules_of(model, nnx.BatchNorm)  # ours are such too
+    warn_out_of_reach(out_of_reach(model), part="diagnosis")
     check_layers(norms, name="model", to="diagnose")
     names = record_names(layerwise=False)
     layers = {path: (norm.mean[...], norm.var[...]) for path, norm in norms.items()}

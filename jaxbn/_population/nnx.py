@@ -7,7 +7,12 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
-from jaxbn._checks.population import check_foreign, check_layers, check_prior
+from jaxbn._checks.population import (
+    check_foreign,
+    check_layers,
+    check_prior,
+    warn_out_of_reach,
+)
 from jaxbn._checks.statistics import check_num_features
 from jaxbn._core.types import RunningStats
 from jaxbn._flax.nnx import BatchNorm
@@ -27,6 +32,7 @@ from jaxbn._population.passes import (
     num_stacked,
 )
 from jaxbn._population.progress import shown, silent
+from jaxbn._surgery.nnx import out_of_reach
 
 Module = TypeVar("Module", bound=nnx.Module)
 
@@ -65,6 +71,10 @@ def estimate_nnx(
         TypeError: an argument is of a wrong kind.
         ValueError: as for `estimate_linen`.
 
+    Warns:
+        UserWarning: a norm is Flax's own, or in a Linen module (`nnx.bridge.ToNNX`): it
+            keeps its statistics.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
@@ -83,6 +93,7 @@ def estimate_nnx(
     norms = modules_of(model, BatchNorm)
     foreign = tuple(p for p in modules_of(model, nnx.BatchNorm) if p not in norms)
     check_foreign(foreign, norms, "jaxbn.nnx")
+    warn_out_of_reach(out_of_reach(model), part="estimate")
     check_layers(norms, name="model", to="estimate")
     names = record_names(layerwise=layerwise)
     layers = {path: (m.mean[...], m.var[...]) for path, m in norms.items()}

@@ -289,11 +289,19 @@ def _norms(
             ours[path] = module
         elif isinstance(module, nnx.BatchNorm):
             theirs[path] = module
-        elif isinstance(module, nnx.bridge.ToNNX) and nnx.state(module, nnx.BatchStat):
-            kind = type(module.to_nnx__module).__name__
-            check_reachable(path, kind, door="nnx")
+    for path, kind in out_of_reach(model).items():
+        check_reachable(path, kind, door="nnx")
     check_has_norms({**ours, **theirs}, name="model", door="nnx")
     return ours, theirs
+
+
+def out_of_reach(model: nnx.Module) -> dict[str, str]:
+    """The Linen modules with statistics: their classes, by path."""
+    return {
+        "/".join(map(str, path)) or ".": type(module.to_nnx__module).__name__
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, nnx.bridge.ToNNX) and nnx.state(module, nnx.BatchStat)
+    }
 
 
 def norms_of_jaxbn(model: nnx.Module) -> dict[str, BatchNorm]:

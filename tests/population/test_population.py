@@ -196,6 +196,20 @@ def test_says_which_norms_of_nnx_are_those_of_flax(rng):
     assert report.foreign == ("layers/1",) and report.estimated == ("layers/0",)
 
 
+@pytest.mark.parametrize("tool", ["estimate", "diagnosis"])
+def test_says_which_norms_of_nnx_are_in_a_linen_module(tool, rng):
+    x = jnp.asarray(rng.normal(3, 1, (2, 8, 4)), jnp.float32)
+    bridged = nnx.bridge.ToNNX(nn.BatchNorm(True), rngs=nnx.Rngs(0))
+    bridged.lazy_init(x[0])
+    model = nnx.Sequential(jaxbn.nnx.BatchNorm(4, rngs=nnx.Rngs(0)), bridged)
+    text = f"`layers/1`: the batch norms in `BatchNorm` are out of reach.* the {tool};"
+    with pytest.warns(UserWarning, match=text):
+        if tool == "diagnosis":
+            jaxbn.nnx.diagnose(model, list(x))
+        else:
+            population.estimate_nnx(lambda m, x: m(x), model, list(x))
+
+
 @pytest.mark.parametrize("door", ["linen", "nnx"])
 def test_a_layer_of_several_feature_axes_is_one(door, rng):
     x = jnp.asarray(rng.normal(3, 1, (2, 8, 3, 5)), jnp.float32)
