@@ -124,6 +124,15 @@ def test_shapes_are_those_of_the_data(tmp_path):
         shapes_of(tfds())
 
 
+def test_shapes_of_smaller_images():
+    config = DataConfig(downsample=2)
+    shape = load_dataset(config).train.load(0, None)[0].shape
+    assert shapes_of(config).image == shape == (4, 4, 1)
+    assert error_of(lambda: shapes_of(DataConfig(downsample=3))) == (
+        "`data.downsample` must be a divisor of height and width, 8 and 8, got 3."
+    )
+
+
 @pytest.mark.parametrize("mode", ["jit", "shard_map"])
 def test_the_step_has_the_collectives_of_its_norm(mode):
     """Statistics of both layers, forward and backward, and the gradient."""
