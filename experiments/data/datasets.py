@@ -17,8 +17,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     """Loads the data set that the config names, or lists its files.
 
     Raises:
-        UserError: a file is missing or broken, which the error names, or a field of
-            the config does not fit the examples.
+        UserError: a file is missing or broken, which the error names, training and
+            test images differ in shape, or a field of the config does not fit them.
     """
     dataset = _load(config)
     names = CLASS_NAMES.get(config.name, dataset.class_names)
@@ -76,7 +76,7 @@ def _load(config: DataConfig) -> Dataset:
     """Loads all training examples."""
     if config.name == "digits":
         return digits.load()
-    folder = Path(config.path or "")
+    folder = idx.installed(config.name) if config.path is None else Path(config.path)
     if config.name == "image_folder":
         dataset = image_folder.load(folder, config.image_size or 0)
     elif config.name == "tfds":
@@ -84,7 +84,7 @@ def _load(config: DataConfig) -> Dataset:
     elif config.name in cifar.VERSIONS:
         dataset = cifar.load(folder, config.name)
     else:
-        dataset = idx.load(None if config.path is None else folder, config.name)
+        dataset = idx.load(folder, config.name)
     for part, source in (("training", dataset.train), ("test", dataset.test)):
         if len(source) == 0:
             raise UserError(

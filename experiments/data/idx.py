@@ -32,21 +32,28 @@ INSTALLED = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Where Debian's package `dataset-fashion-mnist` puts the files."""
 
 
-def load(folder: Path | None, name: str) -> Dataset:
-    """Reads the four files; None: those that a package has installed.
+def installed(name: str) -> Path:
+    """Returns the folder of the files that a package has installed.
 
     Raises:
-        UserError: a file is missing or broken, or has images of another size, or no
-            package has installed any.
+        UserError: no package has installed any.
     """
-    if folder is None:
-        folder = INSTALLED[name]
-        if not folder.is_dir():
-            raise UserError(
-                f"`data.path` must name the folder of the {name} files where Debian's "
-                f"package is not installed (`apt-get install dataset-fashion-mnist` "
-                f"puts them into `{folder}`); {WHERE[name]}."
-            )
+    folder = INSTALLED[name]
+    if not folder.is_dir():
+        raise UserError(
+            f"`data.path` must name the folder of the {name} files where Debian's "
+            f"package is not installed (`apt-get install dataset-fashion-mnist` "
+            f"puts them into `{folder}`); {WHERE[name]}."
+        )
+    return folder
+
+
+def load(folder: Path, name: str) -> Dataset:
+    """Reads the four files.
+
+    Raises:
+        UserError: a file is missing or broken, or has images of another size.
+    """
     train, test = (_read(folder, part, name) for part in ("train", "t10k"))
     return Dataset(train, test, NUM_CLASSES)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.config import DataConfig
-from experiments.data import cifar, digits, idx
+from experiments.data import cifar, digits, idx, image_folder
 from experiments.data.datasets import downsampled, load_dataset
 from experiments.errors import UserError
 
@@ -59,11 +59,11 @@ def shapes_of(config: DataConfig, num_classes: int | None = None) -> Shapes:
     image = (size, size, 3)
     if num_classes is not None:
         return Shapes(image, num_classes)
-    folder = Path(config.path or "") / "train"
-    if config.name == "image_folder" and folder.is_dir():
-        names = [path.name for path in folder.iterdir() if path.is_dir()]
-        if num := sum(not name.startswith(".") for name in names):
-            return Shapes(image, num)
+    folder = Path(config.path or "")
+    train = folder / "train"
+    of_images = config.name == "image_folder" and train.is_dir()
+    if of_images and (num := image_folder.Listing(folder).num_classes(train)):
+        return Shapes(image, num)
     note = (
         f"`{config.path}` does not tell the number of classes: {IMAGENET} are assumed; "
         "--num-classes changes it."
