@@ -2,7 +2,7 @@
 """`plan`: names, errors, the table; and the step itself, compiled for CPUs."""
 
 import functools
-import importlib.util
+import importlib.metadata
 
 import jax
 import numpy as np
@@ -79,8 +79,15 @@ def test_without_a_name():
 @pytest.mark.parametrize(
     ("name", "package"), [("v5e:4x4", "libtpu"), ("h200:8", "jax-cuda13-plugin")]
 )
-def test_without_the_compiler(monkeypatch, name, package):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+def test_without_the_compiler(monkeypatch, tmp_path, name, package):
+    """A folder that has the name of its module is no package."""
+
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    (tmp_path / package.replace("-", "_")).mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
     assert one_line_error(run_here(*DENSE, "--hardware", name)) == (
         f"error: compiling for {name} needs the package {package}; install it with "
         '`pip install "jaxbn[hardware]"`.'
@@ -115,8 +122,10 @@ def test_shapes_are_those_of_the_data(tmp_path):
         "`lost` does not tell the number of classes: 1000 are assumed" in lost.notes[0]
     )
     assert shapes_of(folder(path="lost"), 7) == ((32, 32, 3), 7, ())
-    for name in ("cat", "dog", "emu", ".hidden"):
+    for name in ("cat", "dog", "emu", ".hidden", "__MACOSX"):
         (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "0.png").touch()
+    (tmp_path / "train" / "empty").mkdir()
     assert shapes_of(folder(path=str(tmp_path))) == ((32, 32, 3), 3, ())
     tfds = functools.partial(DataConfig, name="tfds", path="lost")
     assert shapes_of(tfds(image_size=32)).image == (32, 32, 3)
