@@ -67,6 +67,11 @@ def why_without_flax(config: ExperimentConfig) -> str | None:
         return f"norm.kind is {norm.kind}"
     if norm.virtual_batch_size is not None or config.parallel.statistics != "global":
         return "Flax's norm has no statistics of parts of a batch"
+    for name in ("debias", "unbiased"):
+        if getattr(norm, name):
+            return f"Flax's norm has no norm.{name}"
+    if config.optimizer.accumulate_steps > 1:
+        return "Flax's norm moves its statistics at each batch, not at each update"
     return None
 
 

@@ -14,6 +14,7 @@ from experiments.config import (
     ExperimentConfig,
     ModelConfig,
     NormConfig,
+    OptimizerConfig,
     ParallelConfig,
 )
 from experiments.data import Batch, load_dataset
@@ -184,6 +185,12 @@ def test_the_norm_of_flax_does_the_same():
     [
         ({"norm": NormConfig(kind="group")}, "norm.kind is group"),
         ({"norm": NormConfig(virtual_batch_size=32)}, "Flax's norm has no statistics"),
+        ({"norm": NormConfig(debias=True)}, "Flax's norm has no norm.debias"),
+        ({"norm": NormConfig(unbiased=True)}, "Flax's norm has no norm.unbiased"),
+        (
+            {"optimizer": OptimizerConfig(accumulate_steps=2)},
+            "Flax's norm moves its statistics at each batch, not at each update",
+        ),
     ],
 )
 def test_no_column_where_flax_does_not_the_same(more, reason):
