@@ -12,7 +12,7 @@ from experiments.hardware.hlo import (
     FREE,
     Instruction,
     computations,
-    outside_loops,
+    executed,
     sizes_of,
 )
 
@@ -87,9 +87,10 @@ def after_braces(text: str, start: int) -> int:
 
 
 def collectives(compiled: str) -> list[int]:
-    """How many numbers each collective of a compiled program sends, loops apart."""
+    """How many numbers each collective of a compiled program sends."""
     return [
         sum(sizes_of(one.type))
-        for one in outside_loops(compiled)
+        for one, times in executed(compiled)
         if one.op.removesuffix("-start") in COLLECTIVES
+        for _ in range(times)
     ]

@@ -12,7 +12,7 @@ from experiments.cli.command import ConfigCommand
 from experiments.config import ExperimentConfig
 from experiments.config.loading import load
 from experiments.errors import UserError
-from experiments.hardware.targets import Target, find, parse, valid_names
+from experiments.hardware.targets import Target, find, valid_names
 from experiments.run.progress import ProgressBar
 from experiments.run.report import Table, print_notes, print_table
 
@@ -52,7 +52,6 @@ class Plan(ConfigCommand):
         """Compiles the step with each norm, and prints the table."""
         if self.hardware is None:
             raise UserError(f"`plan` takes --hardware NAME: one of {valid_names()}.")
-        parse(self.hardware)
         target = find(self.hardware)
         from experiments.data.shapes import shapes_of
         from experiments.hardware import training

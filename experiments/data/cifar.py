@@ -6,6 +6,7 @@ image, channels first (https://www.cs.toronto.edu/~kriz/cifar.html).
 """
 
 import io
+import math
 import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,9 @@ from experiments.data.files import checked_source, find
 from experiments.errors import UserError, first_line
 
 WHERE = "CIFAR is at https://www.cs.toronto.edu/~kriz/cifar.html"
-PIXELS = 3 * 32 * 32
+SHAPE = (32, 32, 3)
+"""Height, width and channels."""
+PIXELS = math.prod(SHAPE)
 
 
 class Version(NamedTuple):

@@ -17,8 +17,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     """Loads the data set that the config names, or lists its files.
 
     Raises:
-        UserError: a file is missing or broken, which the error names, or training and
-            test images differ in shape.
+        UserError: a file is missing or broken, which the error names, training and
+            test images differ in shape, or a field of the config does not fit them.
     """
     dataset = _load(config)
     names = CLASS_NAMES.get(config.name, dataset.class_names)
@@ -52,21 +52,31 @@ def _first(source: Source, field: str, num: int | None, words: str) -> Source:
 def _downsampled(source: Any, factor: int) -> ArraySource:
     """Returns the examples with the means of squares of pixels."""
     image = as_float(source.image)
-    num, height, width, channels = image.shape
+    height, width, channels = downsampled(image.shape[1:], factor)
+    squares = image.reshape(-1, height, factor, width, factor, channels)
+    return ArraySource(squares.mean((2, 4)), source.label)
+
+
+def downsampled(shape: tuple[int, ...], factor: int) -> tuple[int, int, int]:
+    """Returns the shape of a smaller image.
+
+    Raises:
+        UserError: the factor does not divide height and width.
+    """
+    height, width, channels = shape
     if height % factor or width % factor:
         raise UserError(
             f"`data.downsample` must be a divisor of height and width, {height} and "
             f"{width}, got {factor}."
         )
-    squares = num, height // factor, factor, width // factor, factor, channels
-    return ArraySource(image.reshape(squares).mean((2, 4)), source.label)
+    return height // factor, width // factor, channels
 
 
 def _load(config: DataConfig) -> Dataset:
     """Loads all training examples."""
     if config.name == "digits":
         return digits.load()
-    folder = Path(config.path or "")
+    folder = idx.installed(config.name) if config.path is None else Path(config.path)
     if config.name == "image_folder":
         dataset = image_folder.load(folder, config.image_size or 0)
     elif config.name == "tfds":
@@ -74,7 +84,7 @@ def _load(config: DataConfig) -> Dataset:
     elif config.name in cifar.VERSIONS:
         dataset = cifar.load(folder, config.name)
     else:
-        dataset = idx.load(None if config.path is None else folder, config.name)
+        dataset = idx.load(folder, config.name)
     for part, source in (("training", dataset.train), ("test", dataset.test)):
         if len(source) == 0:
             raise UserError(

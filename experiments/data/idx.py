@@ -19,6 +19,8 @@ BYTES = 0x08
 MAX_BYTES = 2**32  # after the header
 MAX_RATIO = 1032  # of what zlib unpacks to what it packs
 NUM_CLASSES = 10
+SHAPE = (28, 28, 1)
+"""Height, width and channels."""
 WHERE = {
     "mnist": "MNIST is at https://yann.lecun.com/exdb/mnist/",
     "fashion_mnist": "Fashion-MNIST is at "
@@ -30,28 +32,42 @@ INSTALLED = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Where Debian's package `dataset-fashion-mnist` puts the files."""
 
 
-def load(folder: Path | None, name: str) -> Dataset:
-    """Reads the four files; None: those that a package has installed.
+def installed(name: str) -> Path:
+    """Returns the folder of the files that a package has installed.
 
     Raises:
-        UserError: a file is missing or broken, or no package has installed any.
+        UserError: no package has installed any.
     """
-    if folder is None:
-        folder = INSTALLED[name]
-        if not folder.is_dir():
-            raise UserError(
-                f"`data.path` must name the folder of the {name} files where Debian's "
-                f"package is not installed (`apt-get install dataset-fashion-mnist` "
-                f"puts them into `{folder}`); {WHERE[name]}."
-            )
+    folder = INSTALLED[name]
+    if not folder.is_dir():
+        raise UserError(
+            f"`data.path` must name the folder of the {name} files where Debian's "
+            f"package is not installed (`apt-get install dataset-fashion-mnist` "
+            f"puts them into `{folder}`); {WHERE[name]}."
+        )
+    return folder
+
+
+def load(folder: Path, name: str) -> Dataset:
+    """Reads the four files.
+
+    Raises:
+        UserError: a file is missing or broken, or has images of another size.
+    """
     train, test = (_read(folder, part, name) for part in ("train", "t10k"))
     return Dataset(train, test, NUM_CLASSES)
 
 
 def _read(folder: Path, part: str, name: str) -> ArraySource:
-    image = read_idx(_find(folder, f"{part}-images", 3, name), 3)
+    path = _find(folder, f"{part}-images", 3, name)
+    image = read_idx(path, 3)[..., None]
+    if image.shape[1:] != SHAPE:
+        height, width = image.shape[1:3]
+        raise UserError(
+            f"`{path}` must have images of {SHAPE[0]}x{SHAPE[1]}, got {height}x{width}."
+        )
     path = _find(folder, f"{part}-labels", 1, name)
-    return checked_source(path, image[..., None], read_idx(path, 1), NUM_CLASSES)
+    return checked_source(path, image, read_idx(path, 1), NUM_CLASSES)
 
 
 def _find(folder: Path, stem: str, ndim: int, name: str) -> Path:

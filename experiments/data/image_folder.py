@@ -195,6 +195,18 @@ class Listing:
                 self._leave_out(OUTSIDE, entry)
         return found
 
+    def num_classes(self, part: Path) -> int:
+        """Returns the number of classes with images; sees no file after the first.
+
+        Raises:
+            UserError: a folder cannot be listed.
+        """
+        places = (self._folder.resolve(), part.resolve())
+        return sum(
+            entry.is_dir() and any(self._images(Path(entry.path), places))
+            for entry in self._entries(part, places)
+        )
+
     def below(self, folder: Path) -> list[Path]:
         """Returns the images in a folder and in those below, sorted.
 

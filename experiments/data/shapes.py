@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.config import DataConfig
-from experiments.data.datasets import load_dataset
+from experiments.data import cifar, digits, idx, image_folder
+from experiments.data.datasets import downsampled, load_dataset
 from experiments.errors import UserError
 
 KNOWN = {
-    "digits": ((8, 8, 1), 10),
-    "mnist": ((28, 28, 1), 10),
-    "fashion_mnist": ((28, 28, 1), 10),
-    "cifar10": ((32, 32, 3), 10),
-    "cifar100": ((32, 32, 3), 100),
+    "digits": (digits.SHAPE, digits.NUM_CLASSES),
+    **dict.fromkeys(idx.WHERE, (idx.SHAPE, idx.NUM_CLASSES)),
+    **{
+        name: (cifar.SHAPE, version.num_classes)
+        for name, version in cifar.VERSIONS.items()
+    },
 }
 """Height, width and channels of the images, and the number of classes."""
 IMAGENET = 1000
@@ -37,10 +39,12 @@ def shapes_of(config: DataConfig, num_classes: int | None = None) -> Shapes:
         num_classes: replaces what the reader's name or the files tell.
 
     Raises:
-        UserError: the images have the size of files that cannot be read.
+        UserError: the images have the size of files that cannot be read, or a size
+            that `data.downsample` does not divide.
     """
     if config.name in KNOWN:
         image, found = KNOWN[config.name]
+        image = downsampled(image, config.downsample)
         return Shapes(image, num_classes or found)
     if config.name == "tfds":
         try:
@@ -55,11 +59,11 @@ def shapes_of(config: DataConfig, num_classes: int | None = None) -> Shapes:
     image = (size, size, 3)
     if num_classes is not None:
         return Shapes(image, num_classes)
-    folder = Path(config.path or "") / "train"
-    if config.name == "image_folder" and folder.is_dir():
-        names = [path.name for path in folder.iterdir() if path.is_dir()]
-        if num := sum(not name.startswith(".") for name in names):
-            return Shapes(image, num)
+    folder = Path(config.path or "")
+    train = folder / "train"
+    of_images = config.name == "image_folder" and train.is_dir()
+    if of_images and (num := image_folder.Listing(folder).num_classes(train)):
+        return Shapes(image, num)
     note = (
         f"`{config.path}` does not tell the number of classes: {IMAGENET} are assumed; "
         "--num-classes changes it."

@@ -82,13 +82,16 @@ def costs_of(target: Target, step: jax.stages.Lowered) -> Costs | TooLarge:
     text, used = program.as_text() or "", program.memory_analysis()
     assert used is not None
     on_tpu = target.platform == "tpu"
-    analysis: Any = program.cost_analysis() if on_tpu else None
+    traffic = hlo.traffic(text)
+    if on_tpu:  # its compiler counts each loop once
+        analysis: Any = program.cost_analysis()
+        traffic += analysis["bytes accessed"] - hlo.traffic(text, turns=1)
     return Costs(
         used.argument_size_in_bytes,
         used.output_size_in_bytes,
         used.temp_size_in_bytes,
         peak_of(used),
-        analysis["bytes accessed"] if analysis else hlo.traffic(text),
+        traffic,
         hlo.cycles(text) if on_tpu else None,
         collectives_of(text),
     )
@@ -106,16 +109,14 @@ def too_large(error: str) -> TooLarge | None:
 
 
 def collectives_of(compiled: str) -> dict[str, tuple[int, int]]:
-    """Returns the number of each kind, and the bytes of their operands, loops apart."""
+    """Returns the number of each kind, and the bytes of their operands."""
     found: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
-    instructions = hlo.outside_loops(compiled)
-    types = {one.name: one.type for one in instructions}
-    for one in instructions:
+    instructions = list(hlo.executed(compiled))
+    types = {one.name: one.type for one, _ in instructions}
+    for one, times in instructions:
         kind = one.op.removesuffix("-start")
         if kind in hlo.COLLECTIVES:
             num, size = found[kind]
-            found[kind] = (
-                num + 1,
-                size + sum(hlo.num_bytes(types[name]) for name in one.operands),
-            )
+            given = sum(hlo.num_bytes(types[name]) for name in one.operands)
+            found[kind] = num + times, size + times * given
     return dict(found)

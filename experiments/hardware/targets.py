@@ -4,8 +4,8 @@
 The compilers come with libtpu and JAX's CUDA plugin, and need no device.
 """
 
+import contextlib
 import importlib.metadata
-import importlib.util
 import os
 import re
 from typing import Any, NamedTuple
@@ -200,7 +200,7 @@ def _compiler(platform: str, name: str) -> str:
     """
     packages = COMPILERS[platform]
     for package in packages:
-        if importlib.util.find_spec(package.replace("-", "_")):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return f"{package} {importlib.metadata.version(package)}"
     raise UserError(
         f"compiling for {name} needs the package {packages[0]}; install it with "

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, jaxprs_in_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -66,6 +67,11 @@ def why_without_flax(config: ExperimentConfig) -> str | None:
         return f"norm.kind is {norm.kind}"
     if norm.virtual_batch_size is not None or config.parallel.statistics != "global":
         return "Flax's norm has no statistics of parts of a batch"
+    for name in ("debias", "unbiased"):
+        if getattr(norm, name):
+            return f"Flax's norm has no norm.{name}"
+    if config.optimizer.accumulate_steps > 1:
+        return "Flax's norm moves its statistics at each batch, not at each update"
     return None
 
 
@@ -105,9 +111,36 @@ def compiled(target: Target, step: Step) -> Costs | TooLarge:
 
 def flops_of(step: Step) -> float:
     """Returns the operations of a step on each device, as XLA counts them on a CPU."""
-    function = jax.jit(functools.partial(train_step, step.alone))
-    counted: Any = function.lower(*step.arguments).cost_analysis()
-    return counted["flops"] / step.parallel.num_devices
+    function = functools.partial(train_step, step.alone)
+    return _flops(jax.make_jaxpr(function)(*step.arguments)) / step.parallel.num_devices
+
+
+def _flops(program: ClosedJaxpr) -> float:
+    """Returns the operations of a program, loops as often as they turn."""
+    total = _flops_of_one_turn(program)
+    for num_turns, body in _loops(program.jaxpr):
+        total += num_turns * _flops(body) - _flops_of_one_turn(body)
+    return total
+
+
+def _flops_of_one_turn(program: ClosedJaxpr) -> float:
+    """Returns the operations as XLA counts them: of loops one turn."""
+    lowered = jax.jit(jaxpr_as_fun(program)).lower(*program.in_avals)
+    counted: Any = lowered.cost_analysis()
+    return counted["flops"]
+
+
+def _loops(program: Jaxpr) -> Iterator[tuple[int, ClosedJaxpr]]:
+    """Yields the outer loops, how often they turn and what they do."""
+    for equation in program.eqns:
+        params = equation.params
+        if equation.primitive.name == "scan":
+            yield params["length"], params["jaxpr"]
+        elif equation.primitive.name == "while":
+            yield 0, params["body_jaxpr"]  # as in `hlo.num_turns`
+        else:
+            for inner in jaxprs_in_params(params):
+                yield from _loops(inner)
 
 
 def _arguments(

@@ -295,12 +295,19 @@ def test_hidden_folders_are_not_searched(name, mnist):
     assert len(load_dataset(config("mnist", folder)).test) == 2
 
 
-def test_training_and_test_images_of_different_shapes(mnist, tmp_path):
-    folder, images = mnist
-    write_idx(folder / "t10k-images-idx3-ubyte", images[5:, :, :20])
+@pytest.mark.parametrize("part", ["train", "t10k"])
+def test_images_of_another_size(part, mnist, tmp_path):
+    """Of either part: `plan` takes the size for known."""
+    folder, _ = mnist
+    for name in ("train", "t10k"):
+        (old,) = folder.glob(f"{name}-images*")
+        old.unlink()
+        size = (5, 7) if name == part else (28, 28)
+        images = np.zeros((5 if name == "train" else 2, *size), np.uint8)
+        write_idx(folder / f"{name}-images-idx3-ubyte", images)
+    path = folder / f"{part}-images-idx3-ubyte"
     assert refused_line("mnist", folder, tmp_path / "run") == (
-        f"error: `{folder}` must have training and test images of the same shape, got "
-        "(28, 28, 1) and (28, 20, 1)."
+        f"error: `{path}` must have images of 28x28, got 5x7."
     )
 
 

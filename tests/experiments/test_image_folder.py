@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from experiments.data import inspection, load_dataset, train_batches
+from experiments.data.shapes import shapes_of
 from tests.experiments.commands import one_line_error, run
 from tests.experiments.readers import (
     config,
@@ -121,6 +122,13 @@ def link(folders):
     # A socket's path must be short.
     with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(cat):
         made.bind("socket.png")
+
+
+@pytest.mark.parametrize("add", [clutter, link])
+def test_plan_counts_the_classes_of_the_data(folders, add):
+    add(folders)
+    settings = config("image_folder", folders, image_size=16)
+    assert shapes_of(settings).num_classes == load_dataset(settings).num_classes == 2
 
 
 def test_links_devices_and_pipes_are_no_images(folders):

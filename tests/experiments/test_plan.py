@@ -2,14 +2,21 @@
 """`plan`: names, errors, the table; and the step itself, compiled for CPUs."""
 
 import functools
-import importlib.util
+import importlib.metadata
 
 import jax
 import numpy as np
 import pytest
 
 from experiments.cli.plan import table_of
-from experiments.config import DataConfig, ExperimentConfig, NormConfig, ParallelConfig
+from experiments.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    NormConfig,
+    OptimizerConfig,
+    ParallelConfig,
+)
 from experiments.data import Batch, load_dataset
 from experiments.data.shapes import IMAGENET, shapes_of
 from experiments.errors import UserError
@@ -73,8 +80,15 @@ def test_without_a_name():
 @pytest.mark.parametrize(
     ("name", "package"), [("v5e:4x4", "libtpu"), ("h200:8", "jax-cuda13-plugin")]
 )
-def test_without_the_compiler(monkeypatch, name, package):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+def test_without_the_compiler(monkeypatch, tmp_path, name, package):
+    """A folder that has the name of its module is no package."""
+
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    (tmp_path / package.replace("-", "_")).mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
     assert one_line_error(run_here(*DENSE, "--hardware", name)) == (
         f"error: compiling for {name} needs the package {package}; install it with "
         '`pip install "jaxbn[hardware]"`.'
@@ -109,13 +123,24 @@ def test_shapes_are_those_of_the_data(tmp_path):
         "`lost` does not tell the number of classes: 1000 are assumed" in lost.notes[0]
     )
     assert shapes_of(folder(path="lost"), 7) == ((32, 32, 3), 7, ())
-    for name in ("cat", "dog", "emu", ".hidden"):
+    for name in ("cat", "dog", "emu", ".hidden", "__MACOSX"):
         (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "0.png").touch()
+    (tmp_path / "train" / "empty").mkdir()
     assert shapes_of(folder(path=str(tmp_path))) == ((32, 32, 3), 3, ())
     tfds = functools.partial(DataConfig, name="tfds", path="lost")
     assert shapes_of(tfds(image_size=32)).image == (32, 32, 3)
     with pytest.raises(UserError, match=r"give data\.image_size, and the images need"):
         shapes_of(tfds())
+
+
+def test_shapes_of_smaller_images():
+    config = DataConfig(downsample=2)
+    shape = load_dataset(config).train.load(0, None)[0].shape
+    assert shapes_of(config).image == shape == (4, 4, 1)
+    assert error_of(lambda: shapes_of(DataConfig(downsample=3))) == (
+        "`data.downsample` must be a divisor of height and width, 8 and 8, got 3."
+    )
 
 
 @pytest.mark.parametrize("mode", ["jit", "shard_map"])
@@ -160,6 +185,12 @@ def test_the_norm_of_flax_does_the_same():
     [
         ({"norm": NormConfig(kind="group")}, "norm.kind is group"),
         ({"norm": NormConfig(virtual_batch_size=32)}, "Flax's norm has no statistics"),
+        ({"norm": NormConfig(debias=True)}, "Flax's norm has no norm.debias"),
+        ({"norm": NormConfig(unbiased=True)}, "Flax's norm has no norm.unbiased"),
+        (
+            {"optimizer": OptimizerConfig(accumulate_steps=2)},
+            "Flax's norm moves its statistics at each batch, not at each update",
+        ),
     ],
 )
 def test_no_column_where_flax_does_not_the_same(more, reason):
@@ -225,6 +256,116 @@ def test_a_program_that_does_not_fit():
         ["memory", "549.8 GB"],
         ["  of 16.9 GB", "3250.8%, too large"],
     ]
+
+
+def test_a_scan_costs_what_its_layers_do():
+    """A forward and a backward all-reduce, one of the gradient; and three products."""
+    counts = {}
+    for depth in (3, 300):
+        step = next(training.steps(CPUS, plain(depth), SHAPES))
+        costs = training.compiled(CPUS, step)
+        num, size = costs.collectives["all-reduce"]
+        counts[depth] = np.array([num, size, costs.traffic, training.flops_of(step)])
+    num, size, traffic, flops = (counts[300] - counts[3]) / 297
+    params = 32 * 32 + 3 * 32  # of kernel, bias, scale and bias again
+    products = 64 / 2 * 2 * 3 * 32 * 32
+    assert 3 <= num <= 6 and 4 * params < size < 4 * (params + 10 * 32)
+    assert products < flops < 1.2 * products
+    # Two dozen kernels, which do not read all layers in each turn.
+    assert 24 * 4 * 32 * 32 < traffic < 297 * 4 * params
+
+
+def plain(depth):
+    return dense(model=ModelConfig(name="plain", depth=depth))
+
+
+LOOPS = """
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %s = f32[] add(%a, %b)
+}
+
+%slice (whole: f32[9,4], turn: s32[]) -> f32[1,4] {
+  %whole = f32[9,4]{1,0} parameter(0)
+  %turn = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %part = f32[1,4]{1,0} dynamic-slice(%whole, %turn, %zero)
+}
+
+%inner (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p = (s32[], f32[4]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %v = f32[4]{0} get-tuple-element(%p), index=1
+  %r = f32[4]{0} all-reduce(%v), to_apply=%add, backend_config={EACH}
+  ROOT %t = (s32[], f32[4]{0}) tuple(%i, %r)
+}
+
+%below (p: (s32[], f32[4])) -> pred[] {
+  %p = (s32[], f32[4]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %most = s32[] constant(MOST)
+  ROOT %c = pred[] compare(%i, %most), direction=DIRECTION
+}
+
+%outer (q: (s32[], f32[9,4], f32[9,4])) -> (s32[], f32[9,4], f32[9,4]) {
+  %q = (s32[], f32[9,4]{1,0}, f32[9,4]{1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=0
+  %all = f32[9,4]{1,0} get-tuple-element(%q), index=1
+  %out = f32[9,4]{1,0} get-tuple-element(%q), index=2
+  %part = f32[1,4]{1,0} fusion(%all, %j), kind=kLoop, calls=%slice
+  %b = f32[4]{0} bitcast(%part)
+  %start = (s32[], f32[4]{0}) tuple(%j, %b)
+  %w = (s32[], f32[4]{0}) while(%start), condition=%below, body=%inner
+  %zero = s32[] constant(0)
+  %out2 = f32[9,4]{1,0} dynamic-update-slice(%out, %part, %j, %zero)
+  ROOT %t = (s32[], f32[9,4]{1,0}, f32[9,4]{1,0}) tuple(%j, %all, %out2)
+}
+
+%other (q: (s32[], f32[9,4], f32[9,4])) -> pred[] {
+  %q = (s32[], f32[9,4]{1,0}, f32[9,4]{1,0}) parameter(0)
+  ROOT %true = pred[] constant(true)
+}
+
+ENTRY %main (all: f32[9,4], out: f32[9,4]) -> f32[9,4] {
+  %all = f32[9,4]{1,0} parameter(0)
+  %out = f32[9,4]{1,0} parameter(1)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[9,4]{1,0}, f32[9,4]{1,0}) tuple(%zero, %all, %out)
+  %w = (s32[], f32[9,4]{1,0}, f32[9,4]{1,0}) while(%start), NINE_TURNS
+  ROOT %r = f32[9,4]{1,0} get-tuple-element(%w), index=2
+}
+"""
+NINE_TURNS = (
+    'condition=%other, body=%outer, backend_config={"known_trip_count":{"n":"9"}}'
+)
+EACH = '"estimated_cycles":"100"'
+
+
+@pytest.mark.parametrize(
+    ("most", "direction", "turns"), [(5, "LT", 5), (3, "GT", 0)], ids=["scan", "idle"]
+)
+def test_loops_count_as_often_as_they_turn(most, direction, turns):
+    """One of nine turns around another, which tells of them only by its condition."""
+    text = LOOPS.replace("NINE_TURNS", NINE_TURNS).replace("EACH", EACH)
+    text = text.replace("MOST", str(most)).replace("DIRECTION", direction)
+    assert hlo.cycles(text) == 9 * turns * 100
+    expected = {"all-reduce": (9 * turns, 9 * turns * 16)} if turns else {}
+    assert collectives_of(text) == expected
+    # A slice of 16 bytes is read and written, and then read and written again; each
+    # index has 4 bytes.
+    compared = 4 + 4 + 1
+    around, within = (16 + 4 + 16) + (16 + 16 + 4 + 4), 16 + 16 + compared
+    assert hlo.traffic(text) == 9 * (around + turns * within)
+    assert hlo.traffic(text, turns=1) == around + within
+    assert hlo.traffic(text, turns=0) == 0
+
+
+def test_arrays_of_a_tpu_are_stored_in_tiles():
+    assert hlo.stored_bytes("f32[3,32]{1,0:T(4,128)}") == 4 * 128 * 4
+    assert hlo.stored_bytes("bf16[9,8,3]{1,2,0:T(8,128)(2,1)S(1)}") == 9 * 8 * 128 * 2
+    assert hlo.stored_bytes("(f32[32]{0:T(128)}, s32[])") == 128 * 4 + 4
+    assert hlo.stored_bytes("(f32[3,32]{1,0}, pred[5])") == 3 * 32 * 4 + 5
 
 
 def test_collectives_count_what_a_device_gives():

@@ -39,6 +39,17 @@ def test_a_small_network(name, mode, figure, monkeypatch):
     assert f"{mode} over 4 devices" in text and "not measurements" in text
 
 
+@pytest.mark.parametrize("name", ["v5e:2x2", "h200:4"])
+def test_each_layer_of_a_scan_counts(name, monkeypatch):
+    """Its all-reduces of statistics, forward and backward, and of its gradients."""
+    monkeypatch.setenv("COLUMNS", "200")
+    model = ("--model.name", "plain", "--model.depth")
+    few, many = (
+        int(planned(name, *model, depth)[0]["all-reduces"][0]) for depth in ("4", "8")
+    )
+    assert (many - few) % 4 == 0 and 3 * 4 <= many - few <= 6 * 4
+
+
 @pytest.mark.parametrize("kind", EXAMPLES)
 def test_every_kind_is_known_to_its_compiler(kind):
     target = find(f"{kind}:{EXAMPLES[kind]}")
