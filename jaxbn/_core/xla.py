@@ -38,8 +38,8 @@ def where_double_is_fast(
 
     There the sums of a norm are expected to wait for memory, so that double precision
     should cost nothing, which is not measured; a loop that may not run waits for the
-    host. XLA:CPU does not vectorize double
-    precision, and a TPU has none. Since jaxlib 0.10.2.
+    host. XLA:CPU does not vectorize double precision, and a TPU has none. Since jaxlib
+    0.10.2.
     """
     return lax.platform_dependent(*arguments, cuda=in_double, default=in_single)
 
