@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from tests import cases, parts, shards
 from tests.cases import Case
 
+pytestmark = pytest.mark.long
+
 
 class Cut(NamedTuple):
     """How a batch is cut: into shards, groups of them, virtual batches."""

@@ -39,6 +39,8 @@ from experiments.train.weights import initial_weights
 from tests.experiments.commands import one_line_error, run_here
 from tests.experiments.test_training_features import without_times
 
+pytestmark = pytest.mark.long
+
 K, SIZES = 3, (16, 8, 12)  # batches of an update, and how many of their rows count
 DENSE = "configs/digits_dense.py"
 

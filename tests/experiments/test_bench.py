@@ -12,6 +12,8 @@ from experiments.cli.bench import medians, ratios
 from experiments.config import BenchConfig
 from tests.experiments.commands import one_line_error, run, run_here
 
+pytestmark = pytest.mark.long
+
 CONFIG = BenchConfig(name="tiny", shape=(8, 4, 4, 2), rounds=2)
 BY_TITLE = {case.title: case for case in CASES}
 

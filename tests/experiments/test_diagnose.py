@@ -10,6 +10,8 @@ from experiments.train import diagnosis, saved
 from tests.experiments.commands import one_line_error, run_here
 from tests.experiments.test_evaluate import files_of, trained
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

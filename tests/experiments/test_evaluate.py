@@ -13,6 +13,8 @@ from experiments.train import saved
 from experiments.train.prediction import find_mistakes
 from tests.experiments.commands import one_line_error, run_here
 
+pytestmark = pytest.mark.long
+
 SHORT = ("--train.num-steps", "40", "--train.checkpoint-every", "20")
 
 

@@ -40,6 +40,8 @@ from experiments.train import scanned
 from experiments.train.loop import train
 from tests.experiments.test_formats import write_idx
 
+pytestmark = pytest.mark.long
+
 BASE = changed(
     LAB_DENSE,
     {"model.hidden": (16,), "train.num_steps": 20, "train.eval_every": 10},

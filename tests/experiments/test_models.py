@@ -20,6 +20,8 @@ from experiments.config import (
 from experiments.models import make_model as make
 from experiments.train.loop import train
 
+pytestmark = pytest.mark.long
+
 X = jnp.ones((4, 8, 8, 1))
 WHOLE = DataConfig(num_train=1280)
 """Batches without a ragged one, for which each step would be compiled again."""

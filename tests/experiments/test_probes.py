@@ -26,6 +26,8 @@ from experiments.train.scanned import (
 )
 from experiments.train.steps import eval_step
 
+pytestmark = pytest.mark.long
+
 BASE = changed(
     LAB_DENSE,
     {"model.hidden": (16, 8), "train.num_steps": 20, "train.eval_every": 5},

@@ -20,6 +20,8 @@ from experiments.models import make_model
 from experiments.train.loop import train
 from jaxbn.convert import from_torch, to_torch
 
+pytestmark = pytest.mark.long
+
 # Parameters of torchvision's networks of these names, 1,000 classes.
 SIZES = {
     "resnet18": 11_689_512,

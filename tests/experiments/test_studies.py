@@ -13,6 +13,8 @@ from experiments.lab import adaptation
 from experiments.lab.corruptions import CORRUPTIONS, corrupt
 from tests.experiments.commands import run, run_here
 
+pytestmark = pytest.mark.long
+
 
 def test_adaptation_repairs_a_shift_and_harms_nothing():
     """A row for each variant; resumed, only the missing ones."""

@@ -10,6 +10,8 @@ from experiments.models import NETWORKS
 from experiments.models import make_model as make
 from experiments.models.norms import no_norm
 
+pytestmark = pytest.mark.long
+
 
 def make_model(model, norm, num_classes):
     return make(ExperimentConfig(name="a", model=model, norm=norm), num_classes)

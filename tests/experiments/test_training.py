@@ -25,6 +25,8 @@ from experiments.train.loop import train
 from experiments.train.optimizers import make_optimizer
 from experiments.train.steps import Task, init_state
 
+pytestmark = pytest.mark.long
+
 train_step, eval_step = (
     jax.jit(step, static_argnums=0) for step in (steps.train_step, steps.eval_step)
 )
