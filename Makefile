@@ -14,7 +14,7 @@ FAST := tests/checks tests/core tests/functions tests/house \
   -m "not (hardware or processes)" -k "not (test_properties or pmap or vmap or unchecked)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab docs build-docs test test-fast compare flax-suite run-flax-suite clients run-clients networks run-networks fuzz check-hardware compile-for-hardware lint format clean
+.PHONY: help demo lab docs build-docs test test-fast compare flax-suite run-flax-suite clients run-clients networks run-networks measure fuzz check-hardware compile-for-hardware lint format clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -77,6 +77,9 @@ networks: ## convert other libraries' networks, and train on; three minutes
 # In an environment of its own: it brings PyTorch, Keras, Haiku and Equinox.
 run-networks: $(VENV)/.networks
 	$(BIN)/python -m pytest -m networks tests/networks
+
+measure: $(VENV)/.dev $(VENV)/.compare ## what configs cost and reach, into docs/measured; half an hour
+	@$(BIN)/python -m tests.measure
 
 fuzz: $(VENV)/.dev ## draw batches cut in any way; DRAWS=1000 of each kind
 	DRAWS=$(DRAWS) $(BIN)/python -m pytest -n $(JOBS) tests/core/test_properties.py --hypothesis-profile fuzz

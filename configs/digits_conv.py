@@ -5,7 +5,7 @@
 
 The convolutional network of the introductions; `--norm.kind none` trains it without.
 
-Cost: 10 s on 2 CPU cores, nearly all of it imports and compilation.
+Cost: 7 s on 2 CPU cores, nearly all of it imports and compilation.
 Expected: 97.69 % of the held-out digits right (sd 0.16 over seeds 0 to 2; `make demo`).
 """
 

@@ -12,10 +12,10 @@ the verdicts are of other seeds.
 
 Cost: 17 s on 2 CPU cores.
 Expected: accuracy adapted (prior 0) minus as trained: 22.6 [20.5, 24.6] points,
-supported; the same for noise only: 0.128 [-0.311, 0.572] points, not supported; the
-same for images that are not corrupted: -0.833 [-1.22, -0.444] points, undecided;
-accuracy adapted with prior 16 minus with prior 0: -1.92 [-2.21, -1.64] points, not
-supported.
+supported; accuracy adapted (prior 0) minus as trained, noise only: 0.128 [-0.311,
+0.572] points, not supported; accuracy adapted (prior 0) minus as trained, images not
+corrupted: -0.833 [-1.22, -0.444] points, undecided; accuracy adapted with prior 16
+minus with prior 0: -1.92 [-2.21, -1.64] points, not supported.
 """
 
 from typing import Any

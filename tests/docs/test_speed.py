@@ -3,19 +3,18 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from experiments.cli.bench import medians, ratios
 from tests.core.test_passes import count, flax, ours
+from tests.measure.configs import MEASURED, ROOT
 
 pytestmark = pytest.mark.documents
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 PAGE = (ROOT / "docs" / "speed.md").read_text("utf-8")
-WRITTEN = json.loads((ROOT / "docs" / "bench_layer.json").read_text("utf-8"))
+WRITTEN = json.loads((MEASURED / "bench_layer.json").read_text("utf-8"))
 
 
 def row(case):
