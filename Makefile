@@ -78,7 +78,7 @@ networks: ## convert other libraries' networks, and train on; three minutes
 run-networks: $(VENV)/.networks
 	$(BIN)/python -m pytest -m networks tests/networks
 
-measure: $(VENV)/.dev $(VENV)/.compare ## what configs cost and reach, into docs/measured; half an hour
+measure: $(VENV)/.dev $(VENV)/.compare ## what configs cost and reach, into docs/measured; needs an idle machine
 	@$(BIN)/python -m tests.measure
 
 fuzz: $(VENV)/.dev ## draw batches cut in any way; DRAWS=1000 of each kind

@@ -157,6 +157,7 @@ def normalize_by_given(
 ) -> Inexact[Array, "*n"]:
     """Normalizes a batch by statistics that do not depend on it: inference."""
     layout, _, activation, dtype = static
+    batch = batch.cut_alike()
     x, weights, residual, segments = batch[:4]
     rho = reciprocal_deviation(var, epsilon_of(static, params)).astype(mean.dtype)
     mean, rho = (layout.at_examples(vector, segments) for vector in (mean, rho))

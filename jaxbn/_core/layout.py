@@ -14,7 +14,11 @@ from jaxtyping import Array, Bool, Float, Inexact, Integer, Shaped
 
 from jaxbn._checks.kinds import is_complex
 from jaxbn._core.collectives import Sync
-from jaxbn._core.meshes import cut_as_examples, is_cut, vary_like
+from jaxbn._core.meshes import (
+    cut_as_examples,
+    is_cut,
+    vary_like,
+)
 
 Weights = Bool[Array, "..."] | Float[Array, "..."] | None
 """Which positions count (bool) or how much (float): the rank of `x`, size 1 where it is
@@ -36,6 +40,12 @@ class Batch(NamedTuple):
     segments: Segments = None  # `num_segments` where an example is in none
     scale: Inexact[Array, "..."] | None = None  # of shape (b, *c): each example's own
     bias: Inexact[Array, "..."] | None = None  # likewise
+
+    def cut_alike(self) -> "Batch":
+        """The batch with segments that are cut over the mesh as the examples are."""
+        if self.segments is None:
+            return self
+        return self._replace(segments=cut_as_examples(self.segments, self.x))
 
 
 class Layout(NamedTuple):

@@ -42,6 +42,8 @@ def vary_together(vectors: Vectors, like: Float[Array, "..."]) -> Vectors:
     """As `vary_like`, of all that vary less, packed: the transpose is one `psum`."""
     leaves, structure = jax.tree.flatten(vectors)
     varying = varying_axes(like)
+    # What another axis of the mesh cuts cannot be packed.
+    leaves = [vary_like(leaf, like) if is_cut(leaf) else leaf for leaf in leaves]
     alike = [i for i, leaf in enumerate(leaves) if varying - varying_axes(leaf)]
     packed, unpack = ravel_pytree([leaves[i] for i in alike])
     for i, leaf in zip(alike, unpack(vary_like(packed, like)), strict=True):

@@ -26,7 +26,7 @@ def batch_moments(layout: Layout, batch: Batch) -> Moments:
             part.x, part.weights, part.segments, layout, 0.0
         ).moments
 
-    return by_virtual_batch(of_part, layout, batch)[1]
+    return by_virtual_batch(of_part, layout, batch.cut_alike())[1]
 
 
 def merge_stacked(moments: Moments, axis: int) -> Moments:

@@ -170,8 +170,8 @@ def test_learns(dtype):
             weight_decay=1e-4,
         ),
         train=TrainConfig(
-            num_steps=24, eval_every=24, log_every=6, label_smoothing=0.1, dtype=dtype
+            num_steps=36, eval_every=36, log_every=6, label_smoothing=0.1, dtype=dtype
         ),
     )
     records = list(train(config))
-    assert records[-1].loss < 0.8 * records[0].loss
+    assert records[-1].loss < 0.7 * records[0].loss

@@ -438,6 +438,7 @@ LAYOUTS = {
     "both cut": (P("i", None, "j"), P("i"), P("j")),
     "both cut, ids of all": (P("i", None, "j"), P(), P()),
     "steps cut": (P(None, "j"), P("i"), P()),
+    "ids cut as features": (P("i", None, "j"), P("j"), P("j")),
 }
 
 
@@ -491,6 +492,28 @@ def test_a_mask_made_inside_the_map(inputs):
     mapped = jax.shard_map(local, mesh=mesh, in_specs=P("i"), out_specs=P("i"))
     found = jax.jit(mapped)(x, KNOWN)
     np.testing.assert_allclose(found, norm(x, KNOWN), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_features_that_another_axis_of_the_mesh_cuts(rng, check_vma):
+    """One axis is mapped over, the other part of the types."""
+    mesh = jax.make_mesh((2, 2), ("i", "j"), axis_types=(AxisType.Explicit,) * 2)
+    x = jnp.asarray(rng.normal(2, 1, (8, 4, 6)), jnp.float32)
+    ids = jnp.array([0, 2, 2, 0, 3, 2, 3, 0], jnp.int32)
+
+    def step(x, ids, **sync):
+        call = {"segment_ids": ids, "num_segments": SEGMENTS, **sync}
+        y, vjp = jax.vjp(lambda x: jaxbn.batch_norm(x, **call)[0], x)
+        return y, vjp(y * y)[0]
+
+    mapped = jax.shard_map(
+        functools.partial(step, axis_name="i"), mesh=mesh, in_specs=P("i"),
+        out_specs=P("i"), axis_names={"i"}, check_vma=check_vma,
+    )  # fmt: skip
+    with jax.set_mesh(mesh):
+        cut = jax.device_put(x, NamedSharding(mesh, P("i", None, "j")))
+        found = jax.jit(mapped)(cut, jax.device_put(ids, NamedSharding(mesh, P("i"))))
+    chex.assert_trees_all_close(found, step(x, ids), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, STEPS), (1, STEPS, 1), (1, 1, FEATURES)])
