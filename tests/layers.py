@@ -3,6 +3,7 @@
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import nnx
 
 import jaxbn.linen
@@ -36,6 +37,14 @@ def of_nnx(features, kind="BatchNorm", **fields):
 
 
 LAYERS = {"linen": linen, "nnx": of_nnx}
+
+
+class Slash(nn.Module):
+    """A name with a slash, as Flax allows it."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jaxbn.linen.BatchNorm(use_running_average=False, name="a/b")(x)
 
 
 def start(features, *, affine=True, count=False):

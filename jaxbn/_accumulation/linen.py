@@ -7,7 +7,12 @@ from typing import Any
 from jaxbn._checks.accumulation import check_accumulates, check_idle, check_is_mapping
 from jaxbn._checks.population import check_layers
 from jaxbn._core.types import RunningStats
-from jaxbn._flax.records import accumulation, committed, names_of_accumulation
+from jaxbn._flax.records import (
+    ACCUMULATES,
+    accumulation,
+    committed,
+    names_of_accumulation,
+)
 from jaxbn._population.linen import Path, flat, layers_of, nested, text_of
 
 
@@ -116,8 +121,7 @@ def _read(
     leaves = flat(batch_stats)
     layers = tuple(layers_of(leaves))
     check_layers(layers, name="batch_stats", to="accumulate in")
-    kept = names_of_accumulation()[0]
-    return leaves, layers, tuple(p for p in layers if (*p, kept) in leaves)
+    return leaves, layers, tuple(p for p in layers if (*p, ACCUMULATES) in leaves)
 
 
 def _variables_of(

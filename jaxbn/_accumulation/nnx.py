@@ -7,7 +7,12 @@ from flax import nnx
 from jaxbn._checks.accumulation import check_accumulates, check_idle
 from jaxbn._core.types import RunningStats
 from jaxbn._flax.nnx import BatchNorm
-from jaxbn._flax.records import accumulation, committed, names_of_accumulation
+from jaxbn._flax.records import (
+    ACCUMULATES,
+    accumulation,
+    committed,
+    names_of_accumulation,
+)
 from jaxbn._surgery.nnx import norms_of_jaxbn
 
 
@@ -94,7 +99,7 @@ def commit(model: nnx.Module) -> None:
 
 
 def _accumulates(norm: BatchNorm) -> bool:
-    return hasattr(norm, names_of_accumulation()[0])
+    return hasattr(norm, ACCUMULATES)
 
 
 def _values(norm: BatchNorm, names: tuple[str, ...]) -> dict[str, jax.Array]:

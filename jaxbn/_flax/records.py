@@ -41,6 +41,10 @@ class Record(NamedTuple):
     count: Float[Array, "*c"]
 
 
+ACCUMULATES = _ACCUMULATED + Record._fields[0]
+"""A layer has a variable of this name from `begin_accumulation` to `commit` alone."""
+
+
 class LayerState(NamedTuple):
     """The variables of a layer that are not learned."""
 
@@ -63,7 +67,7 @@ class LayerState(NamedTuple):
             if names[0] in variables:
                 record = Record(*(variables[name] for name in names))
                 return state._replace(record=record, layerwise=layerwise)
-        if _names_of(_ACCUMULATED)[0] not in variables:
+        if ACCUMULATES not in variables:
             return state
         record = Record(*(variables[name] for name in _names_of(_ACCUMULATED)))
         pending = {k: v for k, v in variables.items() if k.startswith(_PENDING)}
@@ -109,7 +113,7 @@ def names_of_state(*, counts: bool, has: Callable[[str], bool]) -> tuple[str, ..
         recorded = record_names(layerwise=layerwise)
         if has(recorded[0]):
             return names + recorded
-    if has(_names_of(_ACCUMULATED)[0]):
+    if has(ACCUMULATES):
         pending = tuple(filter(has, (_PENDING + name for name in names)))
         return names + _names_of(_ACCUMULATED) + pending
     return names

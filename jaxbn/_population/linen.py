@@ -24,10 +24,10 @@ from jaxbn._checks.population import (
 from jaxbn._core.types import RunningStats
 from jaxbn._flax.linen import BatchNorm
 from jaxbn._flax.records import (
+    ACCUMULATES,
     Record,
     accumulation,
     empty_record,
-    names_of_accumulation,
     record_names,
 )
 from jaxbn._population.passes import (
@@ -302,7 +302,7 @@ def _accumulated_afresh(
     """
     new: dict[Path, Any] = {}
     for path in layers:
-        if (*path, names_of_accumulation()[0]) in given:
+        if (*path, ACCUMULATES) in given:
             names = [n for n in RunningStats._fields if (*path, n) in given]
             stats = {name: given[*path, name] for name in names}
             new |= {(*path, name): v for name, v in accumulation(stats).items()}

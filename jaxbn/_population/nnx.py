@@ -17,10 +17,10 @@ from jaxbn._checks.statistics import check_num_features
 from jaxbn._core.types import RunningStats
 from jaxbn._flax.nnx import BatchNorm
 from jaxbn._flax.records import (
+    ACCUMULATES,
     Record,
     accumulation,
     empty_record,
-    names_of_accumulation,
     record_names,
 )
 from jaxbn._population.passes import (
@@ -154,7 +154,7 @@ def _accumulate_afresh(norm: BatchNorm) -> None:
 
     `commit` is left with the micro-batches from here on.
     """
-    if hasattr(norm, names_of_accumulation()[0]):
+    if hasattr(norm, ACCUMULATES):
         names = [name for name in RunningStats._fields if hasattr(norm, name)]
         stats = {name: getattr(norm, name)[...] for name in names}
         for name, value in accumulation(stats).items():

@@ -32,7 +32,7 @@ from jaxbn._checks.surgery import (
     naming_layer,
 )
 from jaxbn._flax.linen import BatchNorm, BatchRenorm
-from jaxbn._flax.records import names_of_accumulation
+from jaxbn._flax.records import ACCUMULATES
 from jaxbn._surgery.report import SurgeryReport, always, training_only
 
 _OF_METHOD = {
@@ -171,7 +171,7 @@ def call_of(
     used = [n for n in ("scale", "bias") if getattr(norm, f"use_{n}")]
     names = [name for name in used if layer.has_variable("params", name)]
     params = tuple(nn.unbox(layer.get_variable("params", name)) for name in names)
-    accumulates = layer.has_variable("batch_stats", names_of_accumulation()[0])
+    accumulates = layer.has_variable("batch_stats", ACCUMULATES)
     return Call(norm, arguments, params, path_of(layer), accumulates)
 
 

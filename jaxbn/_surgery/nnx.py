@@ -31,7 +31,7 @@ from jaxbn._checks.surgery import (
     naming_layer,
 )
 from jaxbn._flax.nnx import BatchNorm, BatchRenorm, FrozenParam
-from jaxbn._flax.records import names_of_accumulation
+from jaxbn._flax.records import ACCUMULATES
 from jaxbn._surgery.report import SurgeryReport, always, training_only
 
 Node = TypeVar("Node")
@@ -401,7 +401,7 @@ def _class_of_flax(path: str, norm: BatchNorm) -> type[nnx.BatchNorm]:
     reasons = [*always(norm), *training_only(norm)]
     if isinstance(norm, BatchRenorm):
         reasons.append("renorm")
-    if hasattr(norm, names_of_accumulation()[0]):
+    if hasattr(norm, ACCUMULATES):
         reasons.append(MICRO_BATCHES)
     replaced = nnx.BatchNorm if kind is BatchNorm else vars(kind).get("_replaced")
     if replaced is None and not isinstance(norm, BatchRenorm):

@@ -16,6 +16,7 @@ import jaxbn.linen
 import jaxbn.population
 from tests import shards
 from tests.accumulation.runs import PARTS, of_linen
+from tests.layers import Slash
 
 
 def test_scan_and_jit(parts):
@@ -130,14 +131,6 @@ def as_dicts(tree):
     if not isinstance(tree, Mapping):
         return tree
     return {name: as_dicts(value) for name, value in tree.items()}
-
-
-class Slash(nn.Module):
-    """A name as Flax allows it."""
-
-    @nn.compact
-    def __call__(self, x):
-        return jaxbn.linen.BatchNorm(use_running_average=False, name="a/b")(x)
 
 
 def test_a_name_with_a_slash(parts):

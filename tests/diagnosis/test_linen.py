@@ -13,6 +13,7 @@ import jaxbn.linen
 from jaxbn import population
 from tests import shards
 from tests.diagnosis.nets import LinenNet, diagnosed, healthy, make_batches
+from tests.layers import Slash
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 NORMS = {"jaxbn": jaxbn.linen.BatchNorm, "flax": nn.BatchNorm}
@@ -67,14 +68,6 @@ def test_the_fix_of_a_gap_leaves_none():
 
     fixed, _ = population.estimate_linen(apply, variables, make_batches())
     assert not diagnosed(fixed).alarms
-
-
-class Slash(nn.Module):
-    """A name as Flax allows it."""
-
-    @nn.compact
-    def __call__(self, x):
-        return jaxbn.linen.BatchNorm(use_running_average=False, name="a/b")(x)
 
 
 def test_a_name_with_a_slash(rng):

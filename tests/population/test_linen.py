@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 import jaxbn.linen
 from jaxbn import population
 from tests import shards
+from tests.layers import Slash
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -137,14 +138,6 @@ def test_a_layer_that_runs_twice_sees_both(rng):
     stats = new["batch_stats"]
     np.testing.assert_allclose(stats["mean"], seen.mean((0, 1)), rtol=1e-6)
     np.testing.assert_allclose(stats["var"], seen.var((0, 1)), rtol=1e-5)
-
-
-class Slash(nn.Module):
-    """A name as Flax allows it."""
-
-    @nn.compact
-    def __call__(self, x):
-        return jaxbn.linen.BatchNorm(use_running_average=False, name="a/b")(x)
 
 
 def test_trees_come_back_whole(rng):
