@@ -22,7 +22,7 @@ help: ## list the commands
 demo: $(VENV)/.experiments ## train on real digits, with and without batch norm; two minutes
 	@$(BIN)/python -m experiments demo
 
-lab: $(VENV)/.experiments ## put every claim about batch norm to the test; about eleven minutes
+lab: $(VENV)/.experiments ## put every claim about batch norm to the test; twenty minutes
 	@$(BIN)/python -m experiments lab --images $(IMAGES)
 
 test: $(VENV)/.dev ## the whole suite

@@ -6,9 +6,9 @@
 The same network on the same images; the three take turns in one process, with the same
 memory allocator.
 
-Cost: fifty seconds on 2 CPU cores, most of which compile and fold.
-Expected: the three within 2 % on 2 CPU cores, where XLA fuses a norm into what follows
-it: 423, 419 and 422 ms.
+Cost: 69 s on 2 CPU cores, most of which compile and fold.
+Expected: the three within 4 % on 2 CPU cores, where XLA fuses a norm into what follows
+it: 643, 643 and 620 ms.
 """
 
 from experiments.config import BenchConfig

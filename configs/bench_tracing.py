@@ -6,7 +6,7 @@
 Traces and lowers a training step of ResNet-50, with JAX's caches empty, and calls a
 layer and its gradient without `jit`, on a batch whose arithmetic takes no time.
 
-Cost: 66 s on 2 CPU cores with 11 rounds.
+Cost: 66 s on 2 CPU cores (11 rounds).
 Expected: flax / jaxbn 0.84 to trace and lower, 1.05 for the call and 2.15 for the
 gradient.
 """

@@ -5,7 +5,7 @@
 
 The network of `fashion_resnet`; four batches of 128 make one update.
 
-Cost: 83 s of CPU time, imports and compilation included.
+Cost: 48 s on 2 CPU cores, imports and compilation included.
 Expected: 85.40 % of 2,000 test images right (seed 0).
 """
 

@@ -9,7 +9,7 @@ https://github.com/zalandoresearch/fashion-mnist. The first 16,384 images at hal
 size, three times; `--data.num-train None --data.num-test None --data.downsample 1`
 takes all of them as they are.
 
-Cost: 72 s of CPU time, imports and compilation included.
+Cost: 43 s on 2 CPU cores, imports and compilation included.
 Expected: 87.35 % of 2,000 test images right (seed 0).
 """
 

@@ -6,7 +6,7 @@
 Batch norm in both networks with scale and bias, with one of them, with none, and with a
 fixed scale of 0.3.
 
-Cost: 22 s on 2 CPU cores.
+Cost: 61 s on 2 CPU cores.
 Expected: accuracy with both minus that with none, mean of both networks: 0.069 [-0.069,
 0.194] points, not supported; accuracy with bias alone minus that with both: -0.083
 [-0.167, 0] points, supported.

@@ -8,13 +8,13 @@ without, and with noise after batch norm that shifts each unit differently at ev
 (Santurkar et al. 2018). Shift: the Wasserstein distance of a unit's inputs before and
 after 10 steps, in units of their standard deviation.
 
-Cost: 28 s on 2 CPU cores.
+Cost: 75 s on 2 CPU cores.
 Expected: shift without batch norm, divided by that with: 24.3 [22.8, 25.7] times,
 supported; shift with noisy batch norm, divided by that without noise: 18.3 [18.1, 18.5]
-times, supported; steps to 90 % with noisy batch norm, divided by those without
-noise: 1.44 [1.26, 1.6] times, not supported; largest relative change of the gradient
-within four learning rates along it, without, divided by that with: 1.76 [1.65, 1.88]
-times, supported.
+times, supported; steps to 90 % with noisy batch norm, divided by those without noise:
+1.44 [1.26, 1.6] times, not supported; largest relative change of the gradient within
+four learning rates along it, without, divided by that with: 1.76 [1.65, 1.88] times,
+supported.
 """
 
 from experiments.config import (

@@ -6,7 +6,7 @@
 The dense network, each optimizer at three learning rates; with and without batch norm
 are each judged at their best rate for each seed.
 
-Cost: 14 s on 2 CPU cores.
+Cost: 38 s on 2 CPU cores.
 Expected: accuracy with minus without, each at its best rate, SGD: 8.19 [6.67, 9.97]
 points, supported; accuracy with minus without, each at its best rate, momentum: 5.78
 [4.36, 7.22] points, supported; accuracy with minus without, each at its best rate,

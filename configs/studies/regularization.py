@@ -6,7 +6,7 @@
 The dense network on the first 160 and on 1,280 digits, with dropout of 0 to 0.5, for
 the same number of steps.
 
-Cost: 34 s on 2 CPU cores.
+Cost: 79 s on 2 CPU cores.
 Expected: gap without minus gap with, no dropout, 160 examples: -0.403 [-0.917, 0.111]
 points, not supported; accuracy with batch norm alone minus the best of any dropout
 without, 160 examples: -1.08 [-1.43, -0.736] points, not supported.

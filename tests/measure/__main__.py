@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.progress import track
 
 from experiments.run.provenance import provenance
-from tests.measure.configs import BENCHMARKS, MEASURED, ROOT, RUNS
+from tests.measure.configs import BENCHMARKS, MEASURED, ROOT, RUNS, STUDIES
+
+ALL = (*BENCHMARKS, *RUNS, "studies")
 
 
 def timed(command: str, name: str, workdir: Path, *arguments: str) -> float:
@@ -53,18 +55,31 @@ def runs(name: str, variants: dict[str, tuple[str, ...]], workdir: Path) -> dict
     return found
 
 
+def studies(workdir: Path) -> dict:
+    """The seconds of each; what they find is written by `make lab`."""
+    seconds = {
+        name: {"wall_seconds": timed("study", f"studies/{name}", workdir / name)}
+        for name in STUDIES
+    }
+    return {**provenance(), "runs": seconds}
+
+
 def main() -> None:
     """Measures the configs that are named, or all."""
     parser = argparse.ArgumentParser("python -m tests.measure", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of a config")
-    chosen = parser.parse_args().names or [*BENCHMARKS, *RUNS]
-    if unknown := set(chosen) - {*BENCHMARKS, *RUNS}:
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="of a config; or studies: all of them"
+    )
+    chosen = parser.parse_args().names or ALL
+    if unknown := set(chosen) - set(ALL):
         parser.error(f"not measured: {', '.join(sorted(unknown))}")
     MEASURED.mkdir(exist_ok=True)
     for name in track(chosen, "Measuring", console=Console(stderr=True)):
         with tempfile.TemporaryDirectory() as folder:
             if name in RUNS:
                 results = {name: runs(name, RUNS[name], Path(folder))}
+            elif name == "studies":
+                results = {name: studies(Path(folder))}
             else:
                 results = {
                     name + more: benchmark(name, arguments, Path(folder))

@@ -31,10 +31,6 @@ RUNS = {
     "fashion_lars": {"seed 0": ()},
     "fashion_resnet": {"seed 0": ()},
 }
+STUDIES = sorted(path.stem for path in (ROOT / "configs" / "studies").glob("*.py"))
 NOT_RUN = {"cifar10_resnet18", "imagenet_resnet50"}
 """They take an accelerator, and images that have to be downloaded."""
-NOT_YET = {
-    "bench_folding", "bench_lab", "bench_layer", "bench_resnet50",
-    "fashion_devices", "fashion_gru", "fashion_lars", "fashion_resnet",
-}  # fmt: skip
-"""Their `Cost:` and `Expected:` are older than this command."""
