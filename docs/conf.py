@@ -55,6 +55,7 @@ ELSEWHERE = {  # the same as in `jaxbn.linen`
     "jaxbn.nnx.Diagnosis",
     "jaxbn.nnx.Finding",
     "jaxbn.nnx.LayerSummary",
+    "jaxbn.nnx.StatisticsGap",
     "jaxbn.nnx.SurgeryReport",
 }
 

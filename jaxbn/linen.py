@@ -4,7 +4,7 @@
 from jaxbn._accumulation.linen import begin_accumulation, commit
 from jaxbn._diagnosis.linen import diagnose
 from jaxbn._diagnosis.report import Diagnosis, LayerSummary
-from jaxbn._diagnosis.rules import Finding
+from jaxbn._diagnosis.rules import Finding, StatisticsGap
 from jaxbn._flax.linen import BatchNorm, BatchRenorm
 from jaxbn._surgery.linen import freeze, replace, restore, synchronise, unfreeze
 from jaxbn._surgery.report import SurgeryReport
@@ -15,6 +15,7 @@ __all__ = [
     "Diagnosis",
     "Finding",
     "LayerSummary",
+    "StatisticsGap",
     "SurgeryReport",
     "begin_accumulation",
     "commit",

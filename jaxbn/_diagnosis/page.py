@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from jaxbn._diagnosis.rules import Gap
+from jaxbn._diagnosis.rules import StatisticsGap
 from jaxbn._population.merging import Values
 
 MOST_FEATURES, MOST_POINTS = 256, 400
@@ -140,7 +140,7 @@ def _row(level: str | None, cells: Sequence[str]) -> str:
     return f'<tr><td class="{level or ""}">{first}</td>{others}</tr>'
 
 
-def overview(layers: Sequence[tuple[str, str | None, Gap]]) -> str:
+def overview(layers: Sequence[tuple[str, str | None, StatisticsGap]]) -> str:
     """A bar a layer: the larger gap, as a part of what the test allows."""
     if not layers:
         return ""
@@ -172,7 +172,7 @@ def overview(layers: Sequence[tuple[str, str | None, Gap]]) -> str:
     return "".join(lines)
 
 
-def scatter(path: str, gap: Gap) -> str:
+def scatter(path: str, gap: StatisticsGap) -> str:
     """The features of a layer: their running statistics among those of the batches."""
     size, middle = 280, 140
     means, variances = gap.means.ravel(), gap.variances.ravel()

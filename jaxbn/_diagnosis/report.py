@@ -14,7 +14,7 @@ from jaxbn._diagnosis.page import overview, page, scatter
 from jaxbn._diagnosis.rules import (
     Context,
     Finding,
-    Gap,
+    StatisticsGap,
     findings_of,
     gap_of,
     ratios_of,
@@ -44,7 +44,7 @@ class LayerSummary(NamedTuple):
     num_values: float | None
     variance_error: float | None
     mean_over_sd: float
-    gap: Gap | None
+    gap: StatisticsGap | None
 
 
 class Diagnosis(NamedTuple):

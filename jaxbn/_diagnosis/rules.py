@@ -69,7 +69,7 @@ class Context(NamedTuple):
     steps: int | None
 
 
-class Gap(NamedTuple):
+class StatisticsGap(NamedTuple):
     """How far the running statistics are from those of the batches.
 
     The unit is the standard error of predicting one further batch. Medians over the
@@ -96,7 +96,7 @@ class Gap(NamedTuple):
     factor: float
 
 
-def gap_of(layer: Layer, num_layers: int) -> Gap | None:
+def gap_of(layer: Layer, num_layers: int) -> StatisticsGap | None:
     """Tests whether the running statistics could be those of one further batch.
 
     As Dempster (1958) for many correlated variables: the mean square is compared with
@@ -147,7 +147,7 @@ def gap_of(layer: Layer, num_layers: int) -> Gap | None:
     means = _signed(layer.mean - center) / noise_mean
     moved = np.log(np.maximum(layer.var, 0) + floor) - np.mean(logs, 0)
     moved = np.where(spread > NEGLIGIBLE**2 * floor, moved, 0)
-    return Gap(
+    return StatisticsGap(
         mean=float(np.median(np.abs(means))),
         var=float(np.median(np.abs(moved / noise_var))),
         limit_mean=limit_mean,
