@@ -27,7 +27,7 @@ def begin_accumulation(batch_stats: Mapping[str, Any]) -> dict[str, Any]:
     alone; `commit` then moves them once, by the merged moments. The result is that of
     `virtual_batch_size` on the whole batch: equal outputs, and equal statistics but for
     the order of the sums. Micro-batches may differ in size, have masks and weights, be
-    cut over devices, or hold nothing that counts.
+    sharded over devices, or hold nothing that counts.
 
     This is not batch norm over the whole batch: each micro-batch is still normalized by
     its own moments. That would need all micro-batches to pass a layer before the next,

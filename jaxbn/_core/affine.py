@@ -69,7 +69,7 @@ class Params(NamedTuple):
     epsilon: Float[Array, ""] | None = None
 
     def split(self, layout: Layout, batch: Batch) -> tuple["Params", Batch]:
-        """Moves what each example has of its own to what is cut with the batch."""
+        """Moves what each example has of its own to what is sharded with the batch."""
         pairs = (("scale", self.scale), ("bias", self.bias))
         own = {name: value for name, value in pairs if layout.has_examples(value)}
         return self._replace(**dict.fromkeys(own)), batch._replace(**own)
@@ -157,7 +157,7 @@ def normalize_by_given(
 ) -> Inexact[Array, "*n"]:
     """Normalizes a batch by statistics that do not depend on it: inference."""
     layout, _, activation, dtype = static
-    batch = batch.cut_alike()
+    batch = batch.sharded_alike()
     x, weights, residual, segments = batch[:4]
     rho = reciprocal_deviation(var, epsilon_of(static, params)).astype(mean.dtype)
     mean, rho = (layout.at_examples(vector, segments) for vector in (mean, rho))

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxbn._checks.axes import Groups
-from jaxbn._core.meshes import is_cut, manual_axes
+from jaxbn._core.meshes import is_sharded, manual_axes
 
 
 class Sync(NamedTuple):
@@ -100,9 +100,9 @@ def sum_together(
 def _fit_in_line(sums: Vectors) -> bool:
     """Whether to send them end to end: a row for the one number would waste numbers.
 
-    Vectors that are cut over a mesh stay so in rows alone.
+    Vectors that are sharded over a mesh stay so in rows alone.
     """
-    return sums[-1].ndim < sums[0].ndim and not is_cut(sums[0])
+    return sums[-1].ndim < sums[0].ndim and not is_sharded(sums[0])
 
 
 def _packed(sums: Vectors) -> Float[Array, "..."]:

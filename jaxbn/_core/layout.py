@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, Inexact, Integer, Shaped
 from jaxbn._checks.kinds import is_complex
 from jaxbn._core.collectives import Sync
 from jaxbn._core.meshes import (
-    cut_as_examples,
-    is_cut,
+    is_sharded,
+    shard_as_examples,
     vary_like,
 )
 
@@ -32,7 +32,7 @@ Segments = Integer[Array, " b"] | None
 
 
 class Batch(NamedTuple):
-    """The arrays that are cut together with the batch."""
+    """The arrays that are sharded together with the batch."""
 
     x: Inexact[Array, "*n"]
     weights: Weights
@@ -41,11 +41,11 @@ class Batch(NamedTuple):
     scale: Inexact[Array, "..."] | None = None  # of shape (b, *c): each example's own
     bias: Inexact[Array, "..."] | None = None  # likewise
 
-    def cut_alike(self) -> "Batch":
-        """The batch with segments that are cut over the mesh as the examples are."""
+    def sharded_alike(self) -> "Batch":
+        """The batch with segments that are sharded as the examples are."""
         if self.segments is None:
             return self
-        return self._replace(segments=cut_as_examples(self.segments, self.x))
+        return self._replace(segments=shard_as_examples(self.segments, self.x))
 
 
 class Layout(NamedTuple):
@@ -157,8 +157,8 @@ class Layout(NamedTuple):
     def spread(
         self, vector: Inexact[Array, "..."], like: Float[Array, "*n"]
     ) -> Inexact[Array, "*n"]:
-        """Gives it the shape of `x`, and how that is cut."""
-        sharding = jax.typeof(like).sharding if is_cut(like) else None
+        """Gives it the shape of `x`, and how that is sharded."""
+        sharding = jax.typeof(like).sharding if is_sharded(like) else None
         axes = self._axes_of(vector)
         return lax.broadcast_in_dim(vector, like.shape, axes, out_sharding=sharding)
 
@@ -171,12 +171,12 @@ class Layout(NamedTuple):
         """
         if segments is None:
             return vector
-        cut = None
-        if is_cut(segments) or is_cut(vector):
+        sharding = None
+        if is_sharded(segments) or is_sharded(vector):
             rows, columns = jax.typeof(segments).sharding, jax.typeof(vector).sharding
-            cut = rows.update(spec=jax.P(rows.spec[0], *columns.spec[1:]))
+            sharding = rows.update(spec=jax.P(rows.spec[0], *columns.spec[1:]))
         rows = vector.at[segments]
-        return rows.get(mode="fill", fill_value=0, out_sharding=cut)
+        return rows.get(mode="fill", fill_value=0, out_sharding=sharding)
 
     def in_a_segment(self, segments: Segments, ndim: int) -> Bool[Array, "..."] | None:
         """Which examples are in one, with axes of size 1 up to a rank; None for all."""
@@ -208,16 +208,16 @@ class Layout(NamedTuple):
         if segments is None:
             return jnp.sum(x, axis=self.reduced_axes)
         of_examples = vary_like(jnp.sum(x, axis=self.reduced_axes[1:]), segments)
-        segments = cut_as_examples(segments, of_examples)
+        segments = shard_as_examples(segments, of_examples)
         shape = (self.num_segments, *of_examples.shape[1:])
-        cut = None
-        if is_cut(of_examples):
+        sharding = None
+        if is_sharded(of_examples):
             columns = jax.typeof(of_examples).sharding
-            cut = columns.update(spec=jax.P(None, *columns.spec[1:]))
-        zeros = vary_like(jnp.zeros(shape, x.dtype, out_sharding=cut), of_examples)
+            sharding = columns.update(spec=jax.P(None, *columns.spec[1:]))
+        zeros = vary_like(jnp.zeros(shape, x.dtype, out_sharding=sharding), of_examples)
         to_examples = partial(self.at_examples, segments=segments)
         # The transpose also where a mesh is part of the type, for which JAX cannot tell
-        # how a scatter is cut.
+        # how a scatter is sharded.
         (totals,) = jax.linear_transpose(to_examples, zeros)(of_examples)
         return totals
 

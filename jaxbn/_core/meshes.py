@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an array's type says of a mesh: how it is cut, over which axes it varies."""
+"""What an array's type says of a mesh: how it is sharded, over which axes it varies."""
 
 import contextlib
 import math
@@ -43,7 +43,7 @@ def vary_together(vectors: Vectors, like: Float[Array, "..."]) -> Vectors:
     leaves, structure = jax.tree.flatten(vectors)
     varying = varying_axes(like)
     # What another axis of the mesh cuts cannot be packed.
-    leaves = [vary_like(leaf, like) if is_cut(leaf) else leaf for leaf in leaves]
+    leaves = [vary_like(leaf, like) if is_sharded(leaf) else leaf for leaf in leaves]
     alike = [i for i, leaf in enumerate(leaves) if varying - varying_axes(leaf)]
     packed, unpack = ravel_pytree([leaves[i] for i in alike])
     for i, leaf in zip(alike, unpack(vary_like(packed, like)), strict=True):
@@ -51,23 +51,25 @@ def vary_together(vectors: Vectors, like: Float[Array, "..."]) -> Vectors:
     return jax.tree.unflatten(structure, leaves)
 
 
-def is_cut(x: Shaped[Array, "..."]) -> bool:
-    """Whether `x` is cut over a mesh axis that is part of its type."""
+def is_sharded(x: Shaped[Array, "..."]) -> bool:
+    """Whether `x` is sharded over a mesh axis that is part of its type."""
     return any(part is not None for part in jax.typeof(x).sharding.spec)
 
 
-def cut_like(x: Shaped[Array, "*n"], like: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
-    """Returns `x` cut over the mesh as another array is, where its type says how."""
+def shard_like(
+    x: Shaped[Array, "*n"], like: Shaped[Array, "*n"]
+) -> Shaped[Array, "*n"]:
+    """Returns `x` sharded as another array is, where its type says how."""
     sharding = jax.typeof(like).sharding
     if sharding.mesh.empty or jax.typeof(x).sharding.spec == sharding.spec:
         return x
     return jax.sharding.reshard(x, sharding)
 
 
-def cut_as_examples(
+def shard_as_examples(
     vector: Shaped[Array, " n"], x: Shaped[Array, "n ..."]
 ) -> Shaped[Array, " n"]:
-    """Returns a vector cut over the mesh as the first axis of `x` is."""
+    """Returns a vector sharded over the mesh as the first axis of `x` is."""
     sharding = jax.typeof(x).sharding
     theirs = jax.typeof(vector).sharding
     mesh = theirs.mesh if sharding.mesh.empty else sharding.mesh
@@ -80,7 +82,7 @@ def cut_as_examples(
 def gathered_unless(num: int, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
     """Returns `x` with its first axis whole, unless each shard has whole parts of it.
 
-    That is, unless `num` parts of equal size can be cut over the mesh as `x` is.
+    That is, unless `num` parts of equal size can be sharded over the mesh as `x` is.
     """
     sharding = jax.typeof(x).sharding
     first, *others = sharding.spec
@@ -93,13 +95,13 @@ def gathered_unless(num: int, x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ...
 
 
 def in_mesh_of(x: Shaped[Array, "..."]) -> contextlib.AbstractContextManager[Any]:
-    """Sets the mesh that `x` is cut over by its type, unless one is set.
+    """Sets the mesh that `x` is sharded over by its type, unless one is set.
 
     JAX computes without one, but for some functions under `vmap`. Where there is no
     mesh, that is set explicitly, as JAX does in the rule of a derivative: JAX traces
     again where the one is set and the other is not.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty and is_cut(x):
+    if mesh.empty and is_sharded(x):
         mesh = jax.typeof(x).sharding.mesh
     return jax.sharding.use_abstract_mesh(mesh)

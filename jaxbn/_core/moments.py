@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The moments of a batch, real or complex, whole or cut, and of stacked parts."""
+"""The moments of a batch, real or complex, whole or sharded, and of stacked parts."""
 
 import functools
 
@@ -26,7 +26,7 @@ def batch_moments(layout: Layout, batch: Batch) -> Moments:
             part.x, part.weights, part.segments, layout, 0.0
         ).moments
 
-    return by_virtual_batch(of_part, layout, batch.cut_alike())[1]
+    return by_virtual_batch(of_part, layout, batch.sharded_alike())[1]
 
 
 def merge_stacked(moments: Moments, axis: int) -> Moments:

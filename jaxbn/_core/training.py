@@ -105,7 +105,7 @@ def normalize_by_batch(
     """
     if is_complex(batch.x.dtype):
         return _normalize_complex(static, batch, params)
-    shared, batch = params.split(static.layout, batch.cut_alike())
+    shared, batch = params.split(static.layout, batch.sharded_alike())
 
     def of_part(layout: Layout, part: Batch) -> Result:
         params, part = shared.joined(part)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxbn._core.collectives import Sync, gather_across
 from jaxbn._core.layout import Batch, Layout
-from jaxbn._core.meshes import cut_like, gathered_unless, in_mesh_of
+from jaxbn._core.meshes import gathered_unless, in_mesh_of, shard_like
 from jaxbn._core.types import Moments
 
 Output = TypeVar("Output", Array, None)
@@ -79,7 +79,7 @@ def _within_shard(
     with in_mesh_of(batch.x):
         y, moments = over_parts(jax.tree.map(cut, batch))
     if y is not None:
-        y = cut_like(y.reshape(layout.shape), batch.x)
+        y = shard_like(y.reshape(layout.shape), batch.x)
     return y, moments if layout.sync is None else _all_shards(moments, layout.sync)
 
 

@@ -329,9 +329,9 @@ def with_rows(batch: Any, rows: Values) -> Any:
         if not np.ndim(leaf) or len(leaf) != len(rows):
             return leaf
         other = leaf[rows]
-        return jax.device_put(other, leaf.sharding) if is_cut(leaf) else other
+        return jax.device_put(other, leaf.sharding) if is_sharded(leaf) else other
 
-    def is_cut(leaf: Any) -> bool:
+    def is_sharded(leaf: Any) -> bool:
         return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
     return jax.tree.map(chosen, batch)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Inexact
 
 from jaxbn._checks.statistics import check_same_features
 from jaxbn._core.layout import compute_dtype, vector_dtype
-from jaxbn._core.meshes import cut_like
+from jaxbn._core.meshes import shard_like
 from jaxbn._core.moments import merge_stacked
 from jaxbn._core.statistics import expand_last
 from jaxbn._core.types import Moments, RunningStats
@@ -177,7 +177,7 @@ def add_to_record(record: Record, moments: Moments) -> Record:
     )
     both = Moments(
         *(
-            jnp.stack([old, cut_like(lax.stop_gradient(new).astype(old.dtype), old)])
+            jnp.stack([old, shard_like(lax.stop_gradient(new).astype(old.dtype), old)])
             for old, new in zip(record, (*moments[:2], count), strict=True)
         )
     )

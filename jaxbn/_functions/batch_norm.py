@@ -69,13 +69,13 @@ def batch_norm(
         num_segments: how many segments there are.
         virtual_batch_size: normalize contiguous parts of this many examples, each by
             its own moments, which are returned stacked (ghost batch norm), as in
-            `compute_moments`. Under `jit` with the batch cut over a mesh, a size equal
-            to the examples per device gives batch norm per device, without a
+            `compute_moments`. Under `jit` with the batch sharded over a mesh, a size
+            equal to the examples per device gives batch norm per device, without a
             collective.
         axis_name: the named axis or axes of `shard_map`, `pmap` or `vmap` over which
-            the batch is cut, as in `compute_moments`: one collective each way, and one
-            more forward where a second pass is made. If gradients are taken inside the
-            map, those of `scale` and `bias` are complete under `shard_map`
+            the batch is sharded, as in `compute_moments`: one collective each way, and
+            one more forward where a second pass is made. If gradients are taken inside
+            the map, those of `scale` and `bias` are complete under `shard_map`
             (`check_vma=True`), and each shard's part elsewhere, as for any other
             function.
         axis_index_groups: groups along `axis_name`, each a batch of its own.
@@ -182,7 +182,7 @@ def batch_renorm(
         num_segments: how many segments there are.
         virtual_batch_size: correct contiguous parts of this many examples, each by its
             own moments.
-        axis_name: the named axis or axes over which the batch is cut.
+        axis_name: the named axis or axes over which the batch is sharded.
         axis_index_groups: groups along `axis_name`, each a batch of its own.
         residual: added before the activation, of the shape of `x`.
         activation: an element-wise function, as for `batch_norm`.

@@ -48,7 +48,7 @@ from jaxbn._functions.settings import BatchSettings, RenormSettings
 
 
 class Lifted(NamedTuple):
-    """A call that has been checked: what is static, and what is cut with the batch."""
+    """A checked call: what is static, and what is sharded with the batch."""
 
     static: Static
     batch: Batch

@@ -63,9 +63,9 @@ def compute_moments(
             Where the batch is synchronised, the parts are cut from the whole batch: if
             the size exceeds a shard's, a part is several consecutive shards.
         axis_name: the named axis or axes of `shard_map`, `pmap` or `vmap` over which
-            the batch is cut; the moments are then those of all shards together, counts
-            included, by one collective each way, and one more forward where the second
-            pass is made. Leave it None under `jit` alone.
+            the batch is sharded; the moments are then those of all shards together,
+            counts included, by one collective each way, and one more forward where the
+            second pass is made. Leave it None under `jit` alone.
         axis_index_groups: groups of indices along `axis_name` (its names flattened, the
             last varying fastest), each of which is a batch of its own. Every index must
             be in exactly one group; their sizes may differ.

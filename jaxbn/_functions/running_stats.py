@@ -19,7 +19,7 @@ from jaxbn._checks.statistics import (
     check_num_features,
     check_same_features,
 )
-from jaxbn._core.meshes import cut_like
+from jaxbn._core.meshes import shard_like
 from jaxbn._core.statistics import expand_last
 from jaxbn._core.types import Moments, RunningStats
 
@@ -154,7 +154,7 @@ def _updated(
     """The update with a momentum, or the plain average of all updates."""
     mean, var, count = lax.stop_gradient(moments)
     count = expand_last(count, var.ndim)
-    mean, var = cut_like(mean, stats.mean), cut_like(var, stats.var)
+    mean, var = shard_like(mean, stats.mean), shard_like(var, stats.var)
     if unbiased:
         var = var * jnp.where(count > 1, count / jnp.where(count > 1, count - 1, 1), 1)
     keep, take = _weights(momentum, stats.count, debias=debias)

@@ -143,7 +143,7 @@ def records_of(norms: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Re
 
 
 def _set_statistics(norm: BatchNorm, pair: LayerStats, before: LayerStats) -> None:
-    """Replaces the running statistics, of the same dtype, however they were cut."""
+    """Replaces the running statistics, of the same dtype, however they were sharded."""
     mean, var = map(as_before, pair, before)
     norm.mean.set_value(mean)
     norm.var.set_value(var)
