@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy on corrupted digits, with the statistics of training and adapted ones.
+"""Accuracy on corrupted images, with the statistics of training and adapted ones.
 
     python -m experiments study configs/studies/adaptation.py
 
