@@ -17,8 +17,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     """Loads the data set that the config names, or lists its files.
 
     Raises:
-        UserError: a file is missing or broken, which the error names, or a field of the
-            config does not fit it.
+        UserError: a file is missing or broken, which the error names, training and
+            test images differ in shape, or a field of the config does not fit them.
     """
     dataset = _load(config)
     names = CLASS_NAMES.get(config.name, dataset.class_names)
@@ -90,4 +90,10 @@ def _load(config: DataConfig) -> Dataset:
             raise UserError(
                 f"`data.path` must have {part} examples, but `{folder}` has none."
             )
+    shapes = [s.load(0, None)[0].shape for s in (dataset.train, dataset.test)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"`{folder}` must have training and test images of the same shape, got "
+            f"{shapes[0]} and {shapes[1]}."
+        )
     return dataset
