@@ -90,6 +90,7 @@ def _load(config: DataConfig) -> Dataset:
             raise UserError(
                 f"`data.path` must have {part} examples, but `{folder}` has none."
             )
+    # Reads an image of each part: a broken one is named before anything else is.
     shapes = [s.load(0, None)[0].shape for s in (dataset.train, dataset.test)]
     if shapes[0] != shapes[1]:
         raise UserError(
